@@ -1,0 +1,159 @@
+"""What a plug-in must be able to do: Recommender, UserModel, Engine, Embedder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from recsim_env.draws import Draws
+from recsim_env.records import (
+    ChoiceRequest,
+    Completion,
+    Dataset,
+    Feedback,
+    FloatArray,
+    IntArray,
+    ObservationBatch,
+    SlateBatch,
+    TextRequest,
+    Trace,
+    Users,
+)
+
+
+class Config(BaseModel):
+    """Base of every plug-in's configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Recommender(ABC):
+    """A policy: sees observations, shows slates.
+
+    A recommender knows users by their observation alone (the history in it), so it serves users it was never
+    trained on. Subclasses name a pydantic class in ``config_class`` and are built as ``cls(config)``.
+    """
+
+    config_class: ClassVar[type[Config]] = Config
+
+    repeatable: ClassVar[bool] = True
+    """False if the same call may give another slate (a GPU model, a person): the runner then stores every slate."""
+
+    version: str = "0"
+    """Changes whenever the policy is trained again; logged with every turn."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config if config is not None else self.config_class()
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the slate is a function of the observation; such a log cannot be used for off-policy evaluation."""
+        return False
+
+    @abstractmethod
+    def fit(self, dataset: Dataset, draws: Draws) -> None:
+        """Trains from scratch on the ratings of a data set (its training part)."""
+
+    @abstractmethod
+    def recommend(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> SlateBatch:
+        """Slates for N users, with propensities."""
+
+    @abstractmethod
+    def log_prob(self, obs: ObservationBatch, items: IntArray) -> FloatArray:
+        """Log-probability of given slates under this policy.
+
+        Args:
+            obs: Observations of N users.
+            items: int (N, K), the slates; padding ``n_items`` counts as log-probability 0.
+
+        Returns:
+            float (N, K): log-probability of each item at its position given the earlier positions, ``-inf`` where
+            the policy would never show it. It agrees with the propensities that :meth:`recommend` logs.
+        """
+
+    def observe(self, obs: ObservationBatch, slate: SlateBatch, feedback: Feedback) -> None:
+        """Learns from a reaction, if the policy learns while it serves. Called in the order of the turns."""
+        return None
+
+    def search(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> SlateBatch | None:
+        """Answers the search queries in ``obs.message``; None leaves them to the catalogue's own search."""
+        return None
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes config and learned state into an existing folder (no pickle)."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Recommender:
+        """Reads what :meth:`save` wrote."""
+
+
+class UserModel(ABC):
+    """The users' mind: reacts to slates for many users at once. Built as ``cls(config)``."""
+
+    config_class: ClassVar[type[Config]] = Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config if config is not None else self.config_class()
+
+    @abstractmethod
+    def fit(self, dataset: Dataset, draws: Draws) -> None:
+        """Learns what people are like from **all** ratings of a data set (recommenders get the training part)."""
+
+    @abstractmethod
+    def reset(self, users: Users, draws: Draws) -> None:
+        """Takes its seat in a population: every user in its initial state."""
+
+    @abstractmethod
+    def reset_rows(self, rows: IntArray) -> None:
+        """Puts some users (rows of the population) back into their initial state."""
+
+    @abstractmethod
+    def react(self, obs: ObservationBatch, slate: SlateBatch) -> tuple[Feedback, Trace]:
+        """Reactions of the N users of ``obs`` to their slates. A user stands in a batch at most once."""
+
+    @property
+    @abstractmethod
+    def activity(self) -> FloatArray:
+        """Probability that a content user opens the app on a day, float32 (U,)."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """The changing part of all users, as arrays by name: enough to go on from here."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes what :meth:`state` gave."""
+
+
+class Engine(ABC):
+    """A language model that answers ordered batches: one reply per request, in request order."""
+
+    @abstractmethod
+    def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
+        """Log-probabilities over each request's options, float64 (n_options,), normalised.
+
+        Raises:
+            EngineError: If the engine cannot give log-probabilities.
+        """
+
+    @abstractmethod
+    def generate(self, requests: Sequence[TextRequest]) -> list[Completion]:
+        """One completion per request; a failed one carries ``error``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees everything the engine holds."""
+
+
+class Embedder(ABC):
+    """Turns texts into vectors."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """One unit vector per text, float32 (n, d)."""
