@@ -1,0 +1,366 @@
+"""Behavioural users: vectorised choice models over preferences fitted on real ratings. No language model.
+
+Who likes what, and the stars, are learned from ratings (:mod:`recsim_env.agents.preference`). How a page is read,
+when somebody tires, leaves, searches or complains is **assumed**, because no rating data shows it: every such number
+is a setting below, and docs/behavioral-users.md says what changes when it changes.
+
+Choice on a page, after Ie et al., "RecSim: a configurable simulation platform for recommender systems" (2019):
+
+- ``cascade``: the user reads from the top, may click any number of items, and goes on after each with a probability
+  that depends on whether it clicked (Craswell et al., "An experimental comparison of click position-bias models",
+  2008, with several clicks as in Guo et al., "Efficient multiple-click models", 2009).
+- ``logit``: multinomial logit, at most one click among the slate and "nothing", with a discount by position.
+
+Not modelled: price, time of day, devices, drift of taste other than satiation, and words beyond category names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from recsim_env.agents.preference import Preferences, Tastes, category_weights, fit_preferences
+from recsim_env.draws import Draws, Keys
+from recsim_env.interfaces import Config, UserModel
+from recsim_env.records import (
+    BoolArray,
+    Catalog,
+    Dataset,
+    Feedback,
+    FloatArray,
+    IntArray,
+    MessageKind,
+    NextAction,
+    ObservationBatch,
+    SlateBatch,
+    Texts,
+    Trace,
+    Users,
+    is_seen,
+)
+
+BLOCK = 4096
+"""Users per inner block: temporaries of this size stay in the processor's cache."""
+
+
+class BehavioralConfig(Config):
+    """Settings of behavioural users; all but ``n_factors`` and ``regularisation`` are assumptions."""
+
+    choice: Literal["cascade", "logit"] = "cascade"
+    """How a page is read: cascade (any number of clicks) or logit (multinomial logit, at most one)."""
+    n_factors: int = Field(default=16, ge=1)
+    """Factors of the preference model."""
+    regularisation: float = Field(default=0.07, ge=0)
+    """Its penalty, times the number of ratings."""
+    appeal: float = -2.6
+    """Log-odds of a click on an examined item of average score, with nothing else speaking for it."""
+    taste: float = 0.9
+    """Weight of the score, in standard deviations of the data's scores."""
+    genre: float = 1.0
+    """Weight of genre affinity."""
+    familiarity: float = 0.5
+    """Weight of the logarithm of the item's popularity, standardised over items."""
+    satiation: float = 0.5
+    """Weight against genres watched a lot lately."""
+    satiation_decay: float = Field(default=0.85, ge=0, le=1)
+    """Share of satiation left after a page."""
+    overnight: float = Field(default=0.4, ge=0, le=1)
+    """Share of satiation left after a night."""
+    again_penalty: float = 3.0
+    """Weight against items watched before."""
+    repeat_penalty: float = 1.0
+    """Weight against items of the previous page of the same session."""
+    wish: float = 1.0
+    """Weight of the categories that the user itself asked for, on the page that answers."""
+    go_on: float = Field(default=0.9, ge=0, le=1)
+    """cascade: probability of reading on after an item that was not clicked."""
+    go_on_clicked: float = Field(default=0.8, ge=0, le=1)
+    """cascade: probability of reading on after a click."""
+    position_discount: float = Field(default=0.12, ge=0)
+    """logit: log-odds lost per position."""
+    rate: float = Field(default=0.35, ge=0, le=1)
+    """Probability of rating a watched item."""
+    share: float = Field(default=0.08, ge=0, le=1)
+    """Probability of sharing a liked item."""
+    target_clicks: float = Field(default=1.5, gt=0)
+    """Fully watched items per page that make a user content."""
+    patience: float = Field(default=7.0, gt=0)
+    """Pages of a typical session; users differ around it (log-normal, spread .4)."""
+    speak: float = Field(default=0.5, ge=0, le=1)
+    """Probability that a user about to leave tells the recommender what it wants instead, once a session."""
+    search: float = Field(default=0.12, ge=0, le=1)
+    """Probability of a search after a page, times boredom."""
+    open_rate: float = Field(default=0.4, gt=0, lt=1)
+    """Probability that a user of average activity and neutral satisfaction opens the app on a day."""
+    open_spread: float = Field(default=0.6, ge=0)
+    """Change of its log-odds per standard deviation of (log) activity."""
+
+
+class BehavioralUsers(UserModel):
+    """Vectorised users: taste fitted on ratings, cascade or logit choice, satiation, patience (after RecSim, 2019)."""
+
+    config_class = BehavioralConfig
+    config: BehavioralConfig
+
+    def fit(self, dataset: Dataset, draws: Draws) -> None:
+        """Fits preferences on all ratings."""
+        c = self.config
+        self._prepare(dataset.catalog, fit_preferences(dataset, draws, c.n_factors, c.regularisation))
+
+    def _prepare(self, catalog: Catalog, preferences: Preferences) -> None:
+        """Lays the items out for one gather per page: factors and category shares side by side."""
+        self.catalog, self.preferences = catalog, preferences
+        c, p = self.config, preferences
+        weights = category_weights(catalog)
+        self.item_vectors = _padded(np.hstack([p.item_factors, weights]).astype(np.float32))
+        self.item_bias = _padded(p.item_bias)
+        log_count = np.log1p(catalog.popularity.astype(np.float64))
+        popular = (log_count - log_count.mean()) / max(float(log_count.std()), 1e-9)
+        # What an item brings to the log-odds of a click whoever sees it, its share of the score included.
+        appeal = c.appeal + c.familiarity * popular + c.taste * (p.mean + p.item_bias - p.score_mean) / p.score_sd
+        self.item_appeal = _padded(appeal, value=-1e9)  # nobody clicks padding
+
+    def reset(self, users: Users, draws: Draws) -> None:
+        """Seats the population: the data set's users with their fitted tastes, others with drawn ones."""
+        p = self.preferences
+        self.draws, self.users = draws, users
+        new = users.data_user < 0
+        fresh = p.draw_tastes(int(new.sum()), draws)
+        known = p.tastes.take(np.maximum(users.data_user, 0))
+        for name in Tastes.__slots__:
+            getattr(known, name)[new] = getattr(fresh, name)
+        self.tastes = known
+        n, c = users.n_users, self.catalog.n_categories
+        luck = draws.normals(draws.keys("patience", np.arange(n)), np.zeros(1, np.int64))[:, 0]
+        self.patience = (self.config.patience * np.exp(0.4 * luck - 0.08)).astype(np.float32)
+        self._life = np.zeros(n, np.int64)
+        self._satiation = np.empty((n, c), np.float32)
+        self._mindset = np.empty((n, 3), np.float32)
+        self._left = np.empty(n, np.float32)
+        self._spoke = np.empty(n, np.bool_)
+        self._last_day = np.empty(n, np.int32)
+        self.reset_rows(np.arange(n))
+        self._life[:] = 0
+
+    def reset_rows(self, rows: IntArray) -> None:
+        """Puts some users back into their initial state, with fresh luck."""
+        self._life[rows] += 1
+        self._satiation[rows] = 0.0
+        self._mindset[rows] = 0.0
+        self._left[rows] = self.patience[rows]
+        self._spoke[rows] = False
+        self._last_day[rows] = 0
+
+    @property
+    def activity(self) -> FloatArray:
+        """Probability that a content user opens the app on a day, float32 (U,)."""
+        rate = self.config.open_rate
+        log_odds = np.log(rate / (1 - rate)) + self.config.open_spread * self.tastes.activity
+        return (1.0 / (1.0 + np.exp(-log_odds))).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """Copies of the changing arrays."""
+        return {name: getattr(self, f"_{name}").copy() for name in _STATE}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes what :meth:`state` gave."""
+        for name in _STATE:
+            getattr(self, f"_{name}")[:] = state[name]
+
+    def react(self, obs: ObservationBatch, slate: SlateBatch) -> tuple[Feedback, Trace]:
+        """Reactions of N users to their slates."""
+        blocks = [self._react(obs, slate, slice(start, start + BLOCK)) for start in range(0, max(slate.n, 1), BLOCK)]
+        return blocks[0] if len(blocks) == 1 else _join(blocks)
+
+    def _react(self, obs: ObservationBatch, slate: SlateBatch, part: slice) -> tuple[Feedback, Trace]:
+        """One page of a block of users: look, choose, enjoy, feel, decide what next."""
+        rows, items = obs.user_index[part], slate.items[part]
+        self._wake(rows, obs.day[part], obs.turn[part])
+        keys = self.draws.keys(
+            "page", rows + (self._life[rows] << 40), obs.day[part], obs.session[part], obs.turn[part]
+        )  # fmt: skip
+        before = self._mindset[rows]
+        wish = obs.message_vector[part]
+        asked = obs.message_kind[part] != MessageKind.NONE
+        score, log_odds = self._appraise(rows, items, wish, is_seen(obs.seen[part], items), obs.last_slate[part])
+        choose = self._cascade if self.config.choice == "cascade" else self._logit
+        clicked, examined, p_click = choose(log_odds, items, keys)
+        watched, liked, shared, rating = self._enjoy(rows, items, clicked, score, keys)
+        after, joy = self._feel(rows, items, watched, before, asked, wish)
+        action, message = self._decide(rows, keys, after, joy)
+        expected = self.preferences.expected(score, self.tastes.noise[rows][:, None])
+        fallback = np.zeros(len(rows), np.bool_)
+        return (
+            Feedback(clicked, watched, liked, shared, rating, action, message),
+            Trace(examined, p_click, expected, before, after, fallback),
+        )
+
+    def _wake(self, rows: IntArray, day: IntArray, turn: IntArray) -> None:
+        """A session starts: nights have worn satiation off, patience is whole again."""
+        fresh = turn == 0
+        if not fresh.any():
+            return
+        rows, day = rows[fresh], day[fresh]
+        nights = (day - self._last_day[rows]).astype(np.float32)
+        self._satiation[rows] *= (np.float32(self.config.overnight) ** nights)[:, None]
+        self._mindset[rows] *= np.array([0.5, 0.3, 1.0], np.float32)
+        self._left[rows] = self.patience[rows]
+        self._spoke[rows] = False
+        self._last_day[rows] = day
+
+    def _appraise(
+        self, rows: IntArray, items: IntArray, wish: FloatArray, seen: BoolArray, last: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Latent scores and log-odds of a click if examined, each float32 (n, K)."""
+        c, p, t = self.config, self.preferences, self.tastes
+        n_factors = p.item_factors.shape[1]
+        leaning = np.zeros((len(rows), self.item_vectors.shape[1], 2), np.float32)
+        leaning[:, :n_factors, 0] = t.factors[rows]
+        leaning[:, n_factors:, 1] = c.genre * t.affinity[rows] - c.satiation * self._satiation[rows] + c.wish * wish
+        drawn = np.matmul(self.item_vectors.take(items, axis=0), leaning)
+        taste = drawn[:, :, 0]
+        score = taste + self.item_bias.take(items)
+        score += (p.mean + t.bias[rows]).astype(np.float32)[:, None]
+        log_odds = taste * np.float32(c.taste / p.score_sd)
+        log_odds += drawn[:, :, 1]
+        log_odds += self.item_appeal.take(items)
+        log_odds -= np.float32(c.again_penalty) * seen
+        for position in range(last.shape[1]):
+            log_odds -= np.float32(c.repeat_penalty) * (items == last[:, position, None])
+        return score, log_odds
+
+    def _cascade(
+        self, log_odds: FloatArray, items: IntArray, keys: Keys
+    ) -> tuple[BoolArray, BoolArray, FloatArray]:
+        """Clicked, examined, and the probability of a click before the draw, each (n, K)."""
+        on, on_clicked = np.float32(self.config.go_on), np.float32(self.config.go_on_clicked)
+        attraction = _sigmoid(log_odds)
+        luck, luck_on = Draws.uniform_pairs(keys, items)
+        clicked = luck < attraction
+        examined = np.ones(items.shape, np.bool_)
+        np.logical_and.accumulate(luck_on[:, :-1] < np.where(clicked[:, :-1], on_clicked, on), axis=1, out=examined[:, 1:])
+        reach = np.ones(items.shape, np.float32)
+        np.cumprod(on + (on_clicked - on) * attraction[:, :-1], axis=1, out=reach[:, 1:])
+        examined &= items < self.catalog.n_items
+        clicked &= examined
+        return clicked, examined, attraction * reach
+
+    def _logit(self, log_odds: FloatArray, items: IntArray, keys: Keys) -> tuple[BoolArray, BoolArray, FloatArray]:
+        """The same for the multinomial logit; log-odds count against "nothing", whose utility is 0."""
+        n, k = items.shape
+        utility = np.zeros((n, k + 1), np.float32)
+        utility[:, :k] = log_odds - np.float32(self.config.position_discount) * np.arange(k, dtype=np.float32)
+        lanes = np.concatenate([items, np.full((n, 1), self.catalog.n_items, items.dtype)], axis=1)
+        chosen = np.argmax(utility + Draws.gumbels(keys, lanes), axis=1)
+        share = np.exp(utility - utility.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        shown = items < self.catalog.n_items
+        return (chosen[:, None] == np.arange(k)) & shown, shown, share[:, :k]
+
+    def _enjoy(
+        self, rows: IntArray, items: IntArray, clicked: BoolArray, score: FloatArray, keys: Keys
+    ) -> tuple[FloatArray, BoolArray, BoolArray, FloatArray]:
+        """What follows a click: watched fraction, like, share and stars, each (n, K)."""
+        c, p, scale = self.config, self.preferences, self.catalog.scale
+        watched, rating = np.zeros(items.shape, np.float32), np.full(items.shape, np.nan, np.float32)
+        liked, shared = np.zeros(items.shape, np.bool_), np.zeros(items.shape, np.bool_)
+        who, where = np.nonzero(clicked)
+        lane = items[who, where].astype(np.int64)[:, None] + (self.catalog.n_items + 1) * np.arange(1, 4)
+        first, second = Draws.uniform_pairs(keys[who], lane)
+        noise = np.sqrt(-2.0 * np.log(first[:, 0])) * np.cos(np.float32(2.0 * np.pi) * second[:, 0])
+        own = score[who, where]
+        watched[who, where] = fraction = _sigmoid(0.4 + 0.8 * (own - p.score_mean) / p.score_sd + 0.8 * noise)
+        rates = first[:, 1] < c.rate
+        stars = np.full(len(who), np.nan, np.float32)
+        stars[rates] = p.stars(own[rates], self.tastes.noise[rows[who[rates]]], second[rates, 1])
+        rating[who, where] = stars
+        likes = np.where(rates, stars >= scale.liked_from(), (fraction > 0.75) & (second[:, 2] < 0.5))
+        liked[who, where] = likes
+        shared[who, where] = likes & (first[:, 2] < c.share)
+        return watched, liked, shared, rating
+
+    def _feel(
+        self, rows: IntArray, items: IntArray, watched: FloatArray, before: FloatArray, asked: BoolArray, wish: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Mindset after the page float32 (n, 3) and the joy it gave float32 (n,) in [-1, 1]."""
+        n_factors = self.preferences.item_factors.shape[1]
+        satiation = self._satiation[rows] * np.float32(self.config.satiation_decay)
+        who, where = np.nonzero(watched)
+        if len(who):
+            gain = self.item_vectors[items[who, where], n_factors:] * watched[who, where][:, None]
+            starts = np.flatnonzero(np.diff(who, prepend=-1))
+            satiation[who[starts]] += np.add.reduceat(gain, starts, axis=0)
+        self._satiation[rows] = satiation
+        joy = 2.0 * np.minimum(watched.sum(axis=1) / np.float32(self.config.target_clicks), 1.0) - 1.0
+        tired = np.tanh(satiation.max(axis=1, initial=0.0) / 3.0)
+        after = before.copy()
+        after[:, 0] += 0.3 * (joy - before[:, 0])
+        after[:, 1] += 0.4 * (0.3 * (1.0 - joy) + 0.4 * tired - before[:, 1])
+        heard = np.flatnonzero(asked)
+        if heard.size:
+            match = self.item_vectors[items[heard], n_factors:].mean(axis=1)
+            answered = np.clip(2.0 * (match * wish[heard]).sum(axis=1), -1.0, 1.0)
+            after[heard, 2] += 0.3 * (answered - before[heard, 2])
+            after[heard, 0] = np.clip(after[heard, 0] + 0.15 * answered, -1.0, 1.0)
+        self._mindset[rows] = after
+        return after, joy
+
+    def _decide(self, rows: IntArray, keys: Keys, after: FloatArray, joy: FloatArray) -> tuple[Any, Texts]:
+        """Next action int8 (n,) and the words that go with it."""
+        c = self.config
+        boredom, trust = after[:, 1], after[:, 2]
+        left = self._left[rows] - (1.0 + boredom - 0.5 * np.maximum(joy, 0.0))
+        luck = Draws.uniforms(keys, 4 * (self.catalog.n_items + 1) + np.arange(2))
+        leaves = left <= 0
+        words = bool(self.catalog.categories)
+        speaks = leaves & ~self._spoke[rows] & (luck[:, 0] < c.speak * (1.0 + 0.5 * trust)) & words
+        searches = ~leaves & (luck[:, 1] < c.search * boredom) & words
+        left[speaks] = 2.0
+        self._left[rows] = left
+        self._spoke[rows] |= speaks
+        action = np.where(leaves, np.int8(NextAction.LEAVE), np.int8(NextAction.NEXT))
+        action[speaks], action[searches] = NextAction.INSTRUCT, NextAction.SEARCH
+        message: Texts = [None] * len(rows)
+        for i in np.flatnonzero(speaks | searches):
+            row = rows[i]
+            wanted = self.tastes.affinity[row] - self._satiation[row]
+            wanted = wanted + Draws.gumbels(keys[i : i + 1], 5 * (self.catalog.n_items + 1) + np.arange(len(wanted)))[0]
+            goal = self.catalog.categories[int(np.argmax(wanted))]
+            tired_of = self.catalog.categories[int(np.argmax(self._satiation[row]))]
+            if searches[i]:
+                message[i] = goal
+            elif tired_of == goal or not self._satiation[row].any():
+                message[i] = f"Show me something else: {goal}."
+            else:
+                message[i] = f"No more {tired_of}, please. Show me {goal}."
+        return action, message
+
+
+_STATE = ("life", "satiation", "mindset", "left", "spoke", "last_day")
+
+
+def _padded(array: FloatArray, value: float = 0.0) -> FloatArray:
+    """One more row for the padding item, so that gathers need no mask."""
+    return np.concatenate([array, np.full((1, *array.shape[1:]), value)]).astype(np.float32)
+
+
+def _sigmoid(x: FloatArray) -> FloatArray:
+    return np.asarray(1.0 / (1.0 + np.exp(-x)), np.float32)
+
+
+def _join(blocks: list[tuple[Feedback, Trace]]) -> tuple[Feedback, Trace]:
+    """Blocks one after another."""
+
+    def joined(parts: list[Any]) -> dict[str, Any]:
+        columns = {name: [getattr(part, name) for part in parts] for name in type(parts[0]).__slots__}
+        return {
+            name: None if column[0] is None
+            else sum(column, []) if isinstance(column[0], list)
+            else np.concatenate(column)
+            for name, column in columns.items()
+        }  # fmt: skip
+
+    return Feedback(**joined([b[0] for b in blocks])), Trace(**joined([b[1] for b in blocks]))

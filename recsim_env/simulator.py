@@ -1,0 +1,172 @@
+"""The core: one turn for N users at once. Knows no Gymnasium and no particular plug-in.
+
+    obs = simulator.observe(rows)
+    slate = simulator.serve(recommender, obs)
+    outcome = simulator.react(obs, slate)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recsim_env.calendar import Calendar
+from recsim_env.data.search import CatalogSearch
+from recsim_env.draws import Draws
+from recsim_env.errors import ContractError
+from recsim_env.interfaces import Recommender, UserModel
+from recsim_env.records import (
+    BoolArray,
+    Catalog,
+    Feedback,
+    FloatArray,
+    IntArray,
+    MessageKind,
+    NextAction,
+    ObservationBatch,
+    SlateBatch,
+    Trace,
+    Users,
+)
+from recsim_env.rewards import Reward
+from recsim_env.visible import VisibleState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What one turn led to.
+
+    Attributes:
+        feedback: Visible reaction; next_action is "leave" where the session's longest length is reached.
+        trace: Hidden side of it.
+        reward: float32 (N,).
+        item_reward: float32 (N, K), the part of the reward that belongs to single items.
+        left: bool (N,), the session is over.
+        churned: bool (N,), the user stopped for good with this session.
+        mood: float32 (N,), mean mood of the session so far.
+    """
+
+    feedback: Feedback
+    trace: Trace
+    reward: FloatArray
+    item_reward: FloatArray
+    left: BoolArray
+    churned: BoolArray
+    mood: FloatArray
+
+
+class Simulator:
+    """Users, their calendar and what is visible of them, behind three calls per turn.
+
+    Args:
+        catalog: The items; popularity counts the training part.
+        users: The population.
+        model: User model, already reset to this population.
+        calendar: Return and churn.
+        reward: Weighted reward functions.
+        draws: Draws of the run.
+        slate_size: K.
+        history_length: L of the observations.
+        max_turns: Longest session in pages.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        users: Users,
+        model: UserModel,
+        calendar: Calendar,
+        reward: Reward,
+        draws: Draws,
+        slate_size: int,
+        history_length: int,
+        max_turns: int,
+    ) -> None:
+        self.catalog, self.users, self.model = catalog, users, model
+        self.calendar, self.reward, self.draws = calendar, reward, draws
+        self.slate_size, self.max_turns = slate_size, max_turns
+        self.visible = VisibleState(catalog, users, slate_size, history_length)
+        self.search = CatalogSearch(catalog)
+        self._mood = np.zeros(users.n_users, np.float32)
+
+    def open(self, rows: IntArray, day: int | IntArray, session: int | IntArray) -> None:
+        """Starts a session of some users."""
+        self.visible.open(rows, day, session)
+        self._mood[rows] = 0.0
+
+    def reset_rows(self, rows: IntArray) -> None:
+        """Puts some users back to the start of a life, with fresh luck."""
+        self.visible.reset(rows)
+        self.model.reset_rows(rows)
+        self.calendar.reset_rows(rows)
+        self._mood[rows] = 0.0
+
+    def observe(self, rows: IntArray) -> ObservationBatch:
+        """What a recommender may see of some users now."""
+        return self.visible.observe(rows)
+
+    def serve(self, recommender: Recommender, obs: ObservationBatch) -> SlateBatch:
+        """Slates of a recommender; search queries go to its own search, else to the catalogue's."""
+        queries = np.flatnonzero(obs.message_kind == MessageKind.SEARCH)
+        if not queries.size:
+            return recommender.recommend(obs, self.slate_size, self.draws)
+        asked = obs.take(queries)
+        found = recommender.search(asked, self.slate_size, self.draws)
+        if found is None:
+            found = self.search(asked, self.slate_size)
+        others = np.flatnonzero(obs.message_kind != MessageKind.SEARCH)
+        if not others.size:
+            return found
+        return _merge(obs.n, others, recommender.recommend(obs.take(others), self.slate_size, self.draws), queries, found)
+
+    def react(self, obs: ObservationBatch, slate: SlateBatch) -> Outcome:
+        """The users' reactions; ends sessions and lives where they end.
+
+        Raises:
+            ContractError: If the slate has the wrong shape or holds items outside the catalogue.
+        """
+        items = slate.items
+        if items.shape != (obs.n, self.slate_size):
+            raise ContractError(f"{slate.policy}: slate has shape {items.shape}, wanted {(obs.n, self.slate_size)}.")
+        if items.size and (items.min() < 0 or items.max() > self.catalog.n_items):
+            raise ContractError(
+                f"{slate.policy}: slate holds item indices from {items.min()} to {items.max()}; allowed are 0 to "
+                f"{self.catalog.n_items - 1}, and {self.catalog.n_items} for an empty position."
+            )
+        feedback, trace = self.model.react(obs, slate)
+        left = (feedback.next_action == NextAction.LEAVE) | (obs.turn + 1 >= self.max_turns)
+        if (left & (feedback.next_action != NextAction.LEAVE)).any():
+            feedback = replace(
+                feedback,
+                next_action=np.where(left, np.int8(NextAction.LEAVE), feedback.next_action),
+                message=[None if gone else m for gone, m in zip(left, feedback.message, strict=True)],
+            )
+        rows = obs.user_index
+        reward, item_reward = self.reward(obs, slate, feedback)
+        self.visible.apply(rows, slate, feedback)
+        self._mood[rows] += (trace.mindset_after[:, 0] - self._mood[rows]) / (obs.turn + 1).astype(np.float32)
+        mood = self._mood[rows]
+        churned = np.zeros(obs.n, np.bool_)
+        ends = np.flatnonzero(left)
+        if ends.size:
+            churned[ends] = self.calendar.close(rows[ends], obs.day[ends], obs.session[ends], mood[ends])
+        return Outcome(feedback, trace, reward, item_reward, left, churned, mood)
+
+
+def _merge(n: int, rows: IntArray, slate: SlateBatch, query_rows: IntArray, found: SlateBatch) -> SlateBatch:
+    """One slate batch out of recommended rows and searched rows."""
+    k = slate.items.shape[1]
+    items, propensity = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+    position, searched = np.empty((n, k), np.float32), np.zeros(n, np.bool_)
+    answer: list[str | None] | None = None
+    if slate.answer is not None or found.answer is not None:
+        answer = [None] * n
+    for where, part in ((rows, slate), (query_rows, found)):
+        items[where], propensity[where], position[where] = part.items, part.propensity, part.position_propensity
+        if part.searched is not None:
+            searched[where] = part.searched
+        if answer is not None and part.answer is not None:
+            for i, words in zip(where, part.answer, strict=True):
+                answer[i] = words
+    return replace(slate, items=items, propensity=propensity, position_propensity=position, answer=answer, searched=searched)
