@@ -17,6 +17,7 @@ Not modelled: price, time of day, devices, drift of taste other than satiation, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +37,7 @@ from recsim_env.records import (
     NextAction,
     ObservationBatch,
     SlateBatch,
+    TextArray,
     Texts,
     Trace,
     Users,
@@ -116,12 +118,14 @@ class BehavioralUsers(UserModel):
         c, p = self.config, preferences
         weights = category_weights(catalog)
         self.item_vectors = _padded(np.hstack([p.item_factors, weights]).astype(np.float32))
+        self._gathered = np.empty((0, self.item_vectors.shape[1]), np.float32)
         self.item_bias = _padded(p.item_bias)
         log_count = np.log1p(catalog.popularity.astype(np.float64))
         popular = (log_count - log_count.mean()) / max(float(log_count.std()), 1e-9)
         # What an item brings to the log-odds of a click whoever sees it, its share of the score included.
         appeal = c.appeal + c.familiarity * popular + c.taste * (p.mean + p.item_bias - p.score_mean) / p.score_sd
-        self.item_appeal = _padded(appeal, value=-1e9)  # nobody clicks padding
+        self.item_appeal = _padded(appeal, value=-60.0)  # nobody clicks padding
+        self._sentences = _sentences(catalog.categories)
 
     def reset(self, users: Users, draws: Draws) -> None:
         """Seats the population: the data set's users with their fitted tastes, others with drawn ones."""
@@ -172,6 +176,9 @@ class BehavioralUsers(UserModel):
 
     def react(self, obs: ObservationBatch, slate: SlateBatch) -> tuple[Feedback, Trace]:
         """Reactions of N users to their slates."""
+        cells = min(max(slate.n, 1), BLOCK) * slate.items.shape[1]
+        if len(self._gathered) < cells:  # kept between calls: fresh memory of this size costs more than the gather
+            self._gathered = np.empty((cells, self.item_vectors.shape[1]), np.float32)
         blocks = [self._react(obs, slate, slice(start, start + BLOCK)) for start in range(0, max(slate.n, 1), BLOCK)]
         return blocks[0] if len(blocks) == 1 else _join(blocks)
 
@@ -188,8 +195,9 @@ class BehavioralUsers(UserModel):
         score, log_odds = self._appraise(rows, items, wish, is_seen(obs.seen[part], items), obs.last_slate[part])
         choose = self._cascade if self.config.choice == "cascade" else self._logit
         clicked, examined, p_click = choose(log_odds, items, keys)
-        watched, liked, shared, rating = self._enjoy(rows, items, clicked, score, keys)
-        after, joy = self._feel(rows, items, watched, before, asked, wish)
+        hits = np.flatnonzero(clicked)
+        watched, liked, shared, rating = self._enjoy(rows, items, hits, score, keys)
+        after, joy = self._feel(rows, items, hits, watched, before, asked, wish)
         action, message = self._decide(rows, keys, after, joy)
         expected = self.preferences.expected(score, self.tastes.noise[rows][:, None])
         fallback = np.zeros(len(rows), np.bool_)
@@ -217,33 +225,37 @@ class BehavioralUsers(UserModel):
         """Latent scores and log-odds of a click if examined, each float32 (n, K)."""
         c, p, t = self.config, self.preferences, self.tastes
         n_factors = p.item_factors.shape[1]
-        leaning = np.zeros((len(rows), self.item_vectors.shape[1], 2), np.float32)
-        leaning[:, :n_factors, 0] = t.factors[rows]
-        leaning[:, n_factors:, 1] = c.genre * t.affinity[rows] - c.satiation * self._satiation[rows] + c.wish * wish
-        drawn = np.matmul(self.item_vectors.take(items, axis=0), leaning)
-        taste = drawn[:, :, 0]
+        vectors = self._gathered[: len(rows) * items.shape[1]].reshape(*items.shape, -1)
+        self.item_vectors.take(items, axis=0, out=vectors, mode="clip")
+        leaning = (
+            c.genre * t.affinity.take(rows, axis=0) - c.satiation * self._satiation.take(rows, axis=0) + c.wish * wish
+        )
+        taste = np.einsum("nkf,nf->nk", vectors[:, :, :n_factors], t.factors.take(rows, axis=0))
         score = taste + self.item_bias.take(items)
         score += (p.mean + t.bias[rows]).astype(np.float32)[:, None]
-        log_odds = taste * np.float32(c.taste / p.score_sd)
-        log_odds += drawn[:, :, 1]
+        log_odds = np.einsum("nkc,nc->nk", vectors[:, :, n_factors:], leaning)
+        taste *= np.float32(c.taste / p.score_sd)
+        log_odds += taste
         log_odds += self.item_appeal.take(items)
         log_odds -= np.float32(c.again_penalty) * seen
+        repeated = np.zeros(items.shape, np.bool_)
         for position in range(last.shape[1]):
-            log_odds -= np.float32(c.repeat_penalty) * (items == last[:, position, None])
+            repeated |= items == last[:, position, None]
+        log_odds -= np.float32(c.repeat_penalty) * repeated
         return score, log_odds
 
-    def _cascade(
-        self, log_odds: FloatArray, items: IntArray, keys: Keys
-    ) -> tuple[BoolArray, BoolArray, FloatArray]:
+    def _cascade(self, log_odds: FloatArray, items: IntArray, keys: Keys) -> tuple[BoolArray, BoolArray, FloatArray]:
         """Clicked, examined, and the probability of a click before the draw, each (n, K)."""
         on, on_clicked = np.float32(self.config.go_on), np.float32(self.config.go_on_clicked)
         attraction = _sigmoid(log_odds)
         luck, luck_on = Draws.uniform_pairs(keys, items)
         clicked = luck < attraction
-        examined = np.ones(items.shape, np.bool_)
-        np.logical_and.accumulate(luck_on[:, :-1] < np.where(clicked[:, :-1], on_clicked, on), axis=1, out=examined[:, 1:])
-        reach = np.ones(items.shape, np.float32)
-        np.cumprod(on + (on_clicked - on) * attraction[:, :-1], axis=1, out=reach[:, 1:])
+        goes_on = luck_on < np.where(clicked, on_clicked, on)
+        p_on = on + (on_clicked - on) * attraction
+        examined, reach = np.ones(items.shape, np.bool_), np.ones(items.shape, np.float32)
+        for position in range(1, items.shape[1]):
+            examined[:, position] = examined[:, position - 1] & goes_on[:, position - 1]
+            reach[:, position] = reach[:, position - 1] * p_on[:, position - 1]
         examined &= items < self.catalog.n_items
         clicked &= examined
         return clicked, examined, attraction * reach
@@ -261,36 +273,44 @@ class BehavioralUsers(UserModel):
         return (chosen[:, None] == np.arange(k)) & shown, shown, share[:, :k]
 
     def _enjoy(
-        self, rows: IntArray, items: IntArray, clicked: BoolArray, score: FloatArray, keys: Keys
+        self, rows: IntArray, items: IntArray, hits: IntArray, score: FloatArray, keys: Keys
     ) -> tuple[FloatArray, BoolArray, BoolArray, FloatArray]:
-        """What follows a click: watched fraction, like, share and stars, each (n, K)."""
+        """What follows a click (``hits``, flat places of the page): watched fraction, like, share, stars, (n, K)."""
         c, p, scale = self.config, self.preferences, self.catalog.scale
-        watched, rating = np.zeros(items.shape, np.float32), np.full(items.shape, np.nan, np.float32)
-        liked, shared = np.zeros(items.shape, np.bool_), np.zeros(items.shape, np.bool_)
-        who, where = np.nonzero(clicked)
-        lane = items[who, where].astype(np.int64)[:, None] + (self.catalog.n_items + 1) * np.arange(1, 4)
+        n, k = items.shape
+        watched, rating = np.zeros(n * k, np.float32), np.full(n * k, np.nan, np.float32)
+        liked, shared = np.zeros(n * k, np.bool_), np.zeros(n * k, np.bool_)
+        who = hits // k
+        lane = items.ravel()[hits].astype(np.int64)[:, None] + (self.catalog.n_items + 1) * np.arange(1, 4)
         first, second = Draws.uniform_pairs(keys[who], lane)
         noise = np.sqrt(-2.0 * np.log(first[:, 0])) * np.cos(np.float32(2.0 * np.pi) * second[:, 0])
-        own = score[who, where]
-        watched[who, where] = fraction = _sigmoid(0.4 + 0.8 * (own - p.score_mean) / p.score_sd + 0.8 * noise)
+        own = score.ravel()[hits]
+        watched[hits] = fraction = _sigmoid(0.4 + 0.8 * (own - p.score_mean) / p.score_sd + 0.8 * noise)
         rates = first[:, 1] < c.rate
-        stars = np.full(len(who), np.nan, np.float32)
+        stars = np.full(len(hits), np.nan, np.float32)
         stars[rates] = p.stars(own[rates], self.tastes.noise[rows[who[rates]]], second[rates, 1])
-        rating[who, where] = stars
+        rating[hits] = stars
         likes = np.where(rates, stars >= scale.liked_from(), (fraction > 0.75) & (second[:, 2] < 0.5))
-        liked[who, where] = likes
-        shared[who, where] = likes & (first[:, 2] < c.share)
-        return watched, liked, shared, rating
+        liked[hits] = likes
+        shared[hits] = likes & (first[:, 2] < c.share)
+        return watched.reshape(n, k), liked.reshape(n, k), shared.reshape(n, k), rating.reshape(n, k)
 
     def _feel(
-        self, rows: IntArray, items: IntArray, watched: FloatArray, before: FloatArray, asked: BoolArray, wish: FloatArray
+        self,
+        rows: IntArray,
+        items: IntArray,
+        hits: IntArray,
+        watched: FloatArray,
+        before: FloatArray,
+        asked: BoolArray,
+        wish: FloatArray,
     ) -> tuple[FloatArray, FloatArray]:
         """Mindset after the page float32 (n, 3) and the joy it gave float32 (n,) in [-1, 1]."""
         n_factors = self.preferences.item_factors.shape[1]
         satiation = self._satiation[rows] * np.float32(self.config.satiation_decay)
-        who, where = np.nonzero(watched)
-        if len(who):
-            gain = self.item_vectors[items[who, where], n_factors:] * watched[who, where][:, None]
+        if hits.size:
+            who = hits // items.shape[1]
+            gain = self.item_vectors.take(items.ravel()[hits], axis=0)[:, n_factors:] * watched.ravel()[hits][:, None]
             starts = np.flatnonzero(np.diff(who, prepend=-1))
             satiation[who[starts]] += np.add.reduceat(gain, starts, axis=0)
         self._satiation[rows] = satiation
@@ -323,20 +343,22 @@ class BehavioralUsers(UserModel):
         self._spoke[rows] |= speaks
         action = np.where(leaves, np.int8(NextAction.LEAVE), np.int8(NextAction.NEXT))
         action[speaks], action[searches] = NextAction.INSTRUCT, NextAction.SEARCH
-        message: Texts = [None] * len(rows)
-        for i in np.flatnonzero(speaks | searches):
-            row = rows[i]
-            wanted = self.tastes.affinity[row] - self._satiation[row]
-            wanted = wanted + Draws.gumbels(keys[i : i + 1], 5 * (self.catalog.n_items + 1) + np.arange(len(wanted)))[0]
-            goal = self.catalog.categories[int(np.argmax(wanted))]
-            tired_of = self.catalog.categories[int(np.argmax(self._satiation[row]))]
-            if searches[i]:
-                message[i] = goal
-            elif tired_of == goal or not self._satiation[row].any():
-                message[i] = f"Show me something else: {goal}."
-            else:
-                message[i] = f"No more {tired_of}, please. Show me {goal}."
-        return action, message
+        message = np.full(len(rows), None, object)
+        talks = np.flatnonzero(speaks | searches)
+        if talks.size:
+            message[talks] = self._words(rows[talks], keys[talks], searches[talks])
+        return action, message.tolist()
+
+    def _words(self, rows: IntArray, keys: Keys, searches: BoolArray) -> TextArray:
+        """What users say: a genre to search for, or what they have enough of and what they want instead."""
+        satiation = self._satiation[rows]
+        n_categories = satiation.shape[1]
+        lanes = 5 * (self.catalog.n_items + 1) + np.arange(n_categories)
+        wanted = np.argmax(self.tastes.affinity[rows] - satiation + Draws.gumbels(keys, lanes), axis=1)
+        tired_of = np.argmax(satiation, axis=1)
+        tired_of[(tired_of == wanted) | ~satiation.any(axis=1)] = n_categories
+        tired_of[searches] = n_categories + 1
+        return np.asarray(self._sentences[tired_of, wanted])
 
 
 _STATE = ("life", "satiation", "mindset", "left", "spoke", "last_day")
@@ -347,8 +369,16 @@ def _padded(array: FloatArray, value: float = 0.0) -> FloatArray:
     return np.concatenate([array, np.full((1, *array.shape[1:]), value)]).astype(np.float32)
 
 
+def _sentences(categories: tuple[str, ...]) -> TextArray:
+    """Sentences by [what the user is tired of, what it wants]; the last two rows: tired of nothing, and a search."""
+    rows = [[f"No more {tired}, please. Show me {wanted}." for wanted in categories] for tired in categories]
+    rows.append([f"Show me something else: {wanted}." for wanted in categories])
+    rows.append(list(categories))
+    return np.array(rows, object).reshape(len(categories) + 2, len(categories))
+
+
 def _sigmoid(x: FloatArray) -> FloatArray:
-    return np.asarray(1.0 / (1.0 + np.exp(-x)), np.float32)
+    return np.asarray(1.0 / (1.0 + np.exp(np.minimum(-x, np.float32(60.0)))), np.float32)
 
 
 def _join(blocks: list[tuple[Feedback, Trace]]) -> tuple[Feedback, Trace]:
@@ -356,11 +386,12 @@ def _join(blocks: list[tuple[Feedback, Trace]]) -> tuple[Feedback, Trace]:
 
     def joined(parts: list[Any]) -> dict[str, Any]:
         columns = {name: [getattr(part, name) for part in parts] for name in type(parts[0]).__slots__}
-        return {
-            name: None if column[0] is None
-            else sum(column, []) if isinstance(column[0], list)
-            else np.concatenate(column)
-            for name, column in columns.items()
-        }  # fmt: skip
+        return {name: _concatenate(column) for name, column in columns.items()}
 
     return Feedback(**joined([b[0] for b in blocks])), Trace(**joined([b[1] for b in blocks]))
+
+
+def _concatenate(column: list[Any]) -> Any:
+    if column[0] is None:
+        return None
+    return list(chain.from_iterable(column)) if isinstance(column[0], list) else np.concatenate(column)

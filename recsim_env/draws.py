@@ -48,6 +48,10 @@ def _finalise_int(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def _unsigned(value: Any) -> Keys:
+    return np.atleast_1d(np.asarray(value)).astype(np.uint64)
+
+
 @dataclass(frozen=True, slots=True)
 class Draws:
     """Draws of one run.
@@ -73,9 +77,8 @@ class Draws:
         """
         base = _finalise_int(_finalise_int(self.seed * int(_GOLDEN)) + zlib.crc32(purpose.encode()))
         # Day, session and turn are far below 2**20, so one integer holds them without a collision.
-        when = (np.atleast_1d(np.asarray(day, np.uint64)) << np.uint64(40)) + (np.asarray(session, np.uint64) << np.uint64(20))
-        when = when + np.asarray(turn, np.uint64)
-        x = np.atleast_1d(np.asarray(user)).astype(np.uint64) * _GOLDEN
+        when = (_unsigned(day) << np.uint64(40)) + (_unsigned(session) << np.uint64(20)) + _unsigned(turn)
+        x = _unsigned(user) * _GOLDEN
         x += np.uint64(base)
         _finalise(x)
         x = x + when * _GOLDEN

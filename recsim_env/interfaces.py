@@ -79,6 +79,10 @@ class Recommender(ABC):
         """Learns from a reaction, if the policy learns while it serves. Called in the order of the turns."""
         return None
 
+    def retrain(self, draws: Draws) -> None:
+        """Trains again on the training data and what was observed since; default does nothing."""
+        return None
+
     def search(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> SlateBatch | None:
         """Answers the search queries in ``obs.message``; None leaves them to the catalogue's own search."""
         return None

@@ -335,7 +335,7 @@ class ObservationBatch:
 
     def take(self, rows: IntArray | BoolArray) -> ObservationBatch:
         """The observation of some rows (indices or mask), in that order."""
-        picked = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        picked: Any = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return ObservationBatch(
             self.user_index[picked], self.day[picked], self.session[picked], self.turn[picked],
             self.history[picked], self.history_rating[picked], self.seen[picked], self.last_slate[picked],
@@ -451,6 +451,9 @@ def is_seen(seen: ByteArray, items: IntArray) -> BoolArray:
         seen: uint8 (N, B), packed bits as in :class:`ObservationBatch`.
         items: int (N, K), item indices.
     """
-    byte = np.minimum(items >> 3, seen.shape[1] - 1)
-    bits = np.take_along_axis(seen, byte, axis=1)
-    return ((bits >> (items & 7).astype(np.uint8)) & 1).view(np.bool_)
+    width = seen.shape[1]
+    byte = np.minimum(items >> 3, width - 1) + (np.arange(len(seen)) * width)[:, None]
+    bits = np.ascontiguousarray(seen).ravel().take(byte)
+    bits >>= (items & 7).astype(np.uint8)
+    bits &= 1
+    return bits.view(np.bool_)

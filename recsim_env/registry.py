@@ -67,7 +67,7 @@ class Registry(Generic[T]):
             entry = self._entries[name] = _load(entry)
         if self.base is not None and isinstance(entry, type) and not issubclass(entry, _load(self.base)):
             raise ContractError(f"{self.kind} {name!r} ({entry!r}) must extend {self.base.replace(':', '.')}.")
-        return entry  # type: ignore[no-any-return]
+        return entry
 
     def summary(self, name: str) -> str:
         """First line of the plug-in's docstring."""
@@ -116,6 +116,6 @@ rewards: Registry[Any] = Registry(
 """Reward functions by name."""
 
 datasets: Registry[Any] = Registry(
-    "dataset", "recsim_env.datasets", {"movietweetings": "recsim_env.data.builtin:load_movietweetings"}
+    "dataset", "recsim_env.datasets", {"movietweetings": "recsim_env.data.movietweetings:load_movietweetings"}
 )
 """Built-in data sets by name: functions without arguments that give a Dataset."""

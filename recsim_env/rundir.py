@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -334,23 +334,23 @@ def write_items(folder: RunFolder, catalog: Catalog) -> None:
     )
 
 
-def write_users(folder: RunFolder, users: Users) -> None:
-    """Writes ``users.parquet``."""
-    past = users.history
-    offsets = pa.array(past.offsets, pa.int32())
-    folder.write_frame(
-        "users.parquet",
-        pa.table(
-            {
-                "user": np.arange(users.n_users),
-                "user_id": pa.array(users.user_id, pa.string()),
-                "data_user": users.data_user,
-                **{name: pa.array(values, pa.string()) for name, values in users.profile.items()},
-                "history": pa.ListArray.from_arrays(offsets, pa.array(past.items, pa.int32())),
-                "history_rating": pa.ListArray.from_arrays(offsets, pa.array(past.ratings, pa.float32())),
-            }
-        ),
-    )
+def write_users(folder: RunFolder, populations: Mapping[int, Users]) -> None:
+    """Writes ``users.parquet``: the population of every seed, with its past."""
+    tables = []
+    for seed, users in populations.items():
+        past = users.history
+        offsets = pa.array(past.offsets, pa.int32())
+        columns = {
+            "seed": np.full(users.n_users, seed),
+            "user": np.arange(users.n_users),
+            "user_id": pa.array(users.user_id, pa.string()),
+            "data_user": users.data_user,
+            **{name: pa.array(values, pa.string()) for name, values in users.profile.items()},
+            "history": pa.ListArray.from_arrays(offsets, pa.array(past.items, pa.int32())),
+            "history_rating": pa.ListArray.from_arrays(offsets, pa.array(past.ratings, pa.float32())),
+        }
+        tables.append(pa.table(columns))
+    folder.write_frame("users.parquet", pa.concat_tables(tables))
 
 
 class Run:

@@ -1,8 +1,8 @@
 """The core: one turn for N users at once. Knows no Gymnasium and no particular plug-in.
 
-    obs = simulator.observe(rows)
-    slate = simulator.serve(recommender, obs)
-    outcome = simulator.react(obs, slate)
+obs = simulator.observe(rows)
+slate = simulator.serve(recommender, obs)
+outcome = simulator.react(obs, slate)
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Simulator:
         slate_size: K.
         history_length: L of the observations.
         max_turns: Longest session in pages.
+        retriever: Picks the candidate set of every observation, or None: the whole catalogue.
+        n_candidates: Size of the candidate set.
     """
 
     def __init__(
@@ -82,10 +84,13 @@ class Simulator:
         slate_size: int,
         history_length: int,
         max_turns: int,
+        retriever: Recommender | None = None,
+        n_candidates: int | None = None,
     ) -> None:
         self.catalog, self.users, self.model = catalog, users, model
         self.calendar, self.reward, self.draws = calendar, reward, draws
         self.slate_size, self.max_turns = slate_size, max_turns
+        self.retriever, self.n_candidates = retriever, n_candidates
         self.visible = VisibleState(catalog, users, slate_size, history_length)
         self.search = CatalogSearch(catalog)
         self._mood = np.zeros(users.n_users, np.float32)
@@ -104,7 +109,10 @@ class Simulator:
 
     def observe(self, rows: IntArray) -> ObservationBatch:
         """What a recommender may see of some users now."""
-        return self.visible.observe(rows)
+        obs = self.visible.observe(rows)
+        if self.retriever is None or self.n_candidates is None:
+            return obs
+        return replace(obs, candidates=self.retriever.recommend(obs, self.n_candidates, self.draws).items)
 
     def serve(self, recommender: Recommender, obs: ObservationBatch) -> SlateBatch:
         """Slates of a recommender; search queries go to its own search, else to the catalogue's."""
@@ -118,7 +126,9 @@ class Simulator:
         others = np.flatnonzero(obs.message_kind != MessageKind.SEARCH)
         if not others.size:
             return found
-        return _merge(obs.n, others, recommender.recommend(obs.take(others), self.slate_size, self.draws), queries, found)
+        return _merge(
+            obs.n, others, recommender.recommend(obs.take(others), self.slate_size, self.draws), queries, found
+        )
 
     def react(self, obs: ObservationBatch, slate: SlateBatch) -> Outcome:
         """The users' reactions; ends sessions and lives where they end.
@@ -145,8 +155,9 @@ class Simulator:
         rows = obs.user_index
         reward, item_reward = self.reward(obs, slate, feedback)
         self.visible.apply(rows, slate, feedback)
-        self._mood[rows] += (trace.mindset_after[:, 0] - self._mood[rows]) / (obs.turn + 1).astype(np.float32)
-        mood = self._mood[rows]
+        mood = self._mood[rows]  # mean over the session's pages so far
+        mood += np.divide(trace.mindset_after[:, 0] - mood, obs.turn + 1, dtype=np.float32)
+        self._mood[rows] = mood
         churned = np.zeros(obs.n, np.bool_)
         ends = np.flatnonzero(left)
         if ends.size:
@@ -169,4 +180,6 @@ def _merge(n: int, rows: IntArray, slate: SlateBatch, query_rows: IntArray, foun
         if answer is not None and part.answer is not None:
             for i, words in zip(where, part.answer, strict=True):
                 answer[i] = words
-    return replace(slate, items=items, propensity=propensity, position_propensity=position, answer=answer, searched=searched)
+    return replace(
+        slate, items=items, propensity=propensity, position_propensity=position, answer=answer, searched=searched
+    )

@@ -1,0 +1,132 @@
+"""From a scenario to everything that it names: data, users, recommenders, simulator.
+
+world = World(load_scenario("quickstart"))
+simulator = world.simulator(seed=0)
+recommender = world.recommender(world.scenario.recommenders[0])
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from recsim_env.calendar import Calendar
+from recsim_env.data.load import load_dataset
+from recsim_env.data.splits import Split, split_dataset
+from recsim_env.draws import Draws
+from recsim_env.interfaces import Recommender, UserModel
+from recsim_env.records import Dataset, Users
+from recsim_env.registry import recommenders, rewards, user_models
+from recsim_env.rewards import Reward
+from recsim_env.scenario import RecommenderSection, Scenario, validate_config
+from recsim_env.simulator import Simulator
+
+
+class World:
+    """A scenario's data, split, and fitted user model; makes simulators and recommenders.
+
+    What does not change between replications (split, fits) depends on the scenario's own seed alone.
+
+    Args:
+        scenario: The scenario. Unknown plug-ins and settings are refused here, before anything is loaded.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self._user_class = user_models.get(scenario.users.model, "users.model")
+        self._user_config = validate_config(self._user_class.config_class, scenario.users.config, "users")
+        for section in scenario.recommenders:
+            self._new_recommender(section)
+        if scenario.candidates is not None:
+            self._new_recommender(RecommenderSection(name=scenario.retriever))
+        for name in scenario.reward:
+            rewards.get(name, "reward")
+
+    @cached_property
+    def draws(self) -> Draws:
+        """Draws for what all replications share."""
+        return Draws(self.scenario.seed)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """All ratings."""
+        return load_dataset(self.scenario.data)
+
+    @cached_property
+    def split(self) -> Split:
+        """Training and test part."""
+        return split_dataset(self.dataset, self.scenario.data, self.draws)
+
+    @cached_property
+    def user_model(self) -> UserModel:
+        """The user model, fitted on all ratings; shared by the simulators, one at a time."""
+        model: UserModel = self._user_class(self._user_config)
+        model.fit(self.dataset, self.draws)
+        return model
+
+    def data_fingerprint(self) -> str:
+        """Hash of the ratings and the split, so that a resumed run can tell that its data changed."""
+        digest = hashlib.sha256()
+        for ratings in (self.dataset.ratings, self.split.test):
+            for column in (ratings.user_index, ratings.item_index, ratings.rating, ratings.timestamp):
+                digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:16]
+
+    def users(self, seed: int, count: int | None = None) -> Users:
+        """The population of one replication: real users in random order, then new ones.
+
+        Args:
+            seed: Seed of the replication.
+            count: Number of users; None is the scenario's.
+        """
+        count = self.scenario.users.count if count is None else count
+        data = self.split.train
+        order = Draws(seed).permutation("population", data.n_users)[:count]
+        row = np.concatenate([order, np.full(count - len(order), -1)]).astype(np.int64)
+        names = [f"synthetic-{i}" for i in range(count - len(order))]
+        return Users(
+            user_id=np.concatenate([data.user_id[order], np.array(names, object)]),
+            data_user=row,
+            profile={
+                name: np.concatenate([values[order], np.full(len(names), "", object)])
+                for name, values in data.profile.items()
+            },
+            history=data.histories().take(row),
+        )
+
+    def simulator(self, seed: int, n_users: int | None = None) -> Simulator:
+        """A simulator at its start. The user model is shared: a new simulator ends the life of the one before."""
+        scenario, draws, users = self.scenario, Draws(seed), self.users(seed, n_users)
+        self.user_model.reset(users, draws)
+        retriever = None
+        if scenario.candidates is not None:
+            retriever = self.recommender(RecommenderSection(name=scenario.retriever, config={"temperature": 0.0}))
+        return Simulator(
+            catalog=self.split.train.catalog,
+            users=users,
+            model=self.user_model,
+            calendar=Calendar(scenario.calendar, self.user_model.activity, draws),
+            reward=Reward.from_weights(scenario.reward, self.dataset.catalog.scale),
+            draws=draws,
+            slate_size=scenario.slate_size,
+            history_length=scenario.history_length,
+            max_turns=scenario.max_turns,
+            retriever=retriever,
+            n_candidates=scenario.candidates,
+        )
+
+    def recommender(self, section: RecommenderSection) -> Recommender:
+        """A recommender, fitted on the training part."""
+        recommender = self._new_recommender(section)
+        recommender.fit(self.split.train, self.draws)
+        return recommender
+
+    @staticmethod
+    def _new_recommender(section: RecommenderSection) -> Recommender:
+        kind: Any = recommenders.get(section.name, "recommender.name")
+        config = validate_config(kind.config_class, section.config, f"recommenders.{section.title}")
+        made: Recommender = kind(config)
+        return made

@@ -1,0 +1,1 @@
+"""Data sets: loaders, k-core, splits, description, and the catalogue's own search."""

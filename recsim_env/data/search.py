@@ -1,0 +1,63 @@
+"""The catalogue's own search, for recommenders that do not search themselves.
+
+An item matches by the share of the query's words found in its title and categories; among equals the more popular
+comes first, and items the user has seen come last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+import numpy as np
+
+from recsim_env.records import SEARCH_POLICY, Catalog, IntArray, ObservationBatch, SlateBatch, is_seen
+
+_WORD = re.compile(r"\w+")
+
+
+class CatalogSearch:
+    """Search by words over titles and categories.
+
+    Args:
+        catalog: The items.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._items: dict[str, set[int]] = defaultdict(set)
+        for i, title in enumerate(catalog.title):
+            for word in _WORD.findall(str(title).lower()):
+                self._items[word].add(i)
+        for c, name in enumerate(catalog.categories):
+            for word in _WORD.findall(name.lower()):
+                self._items[word].update(np.flatnonzero(catalog.item_categories[:, c]).tolist())
+        self._known: dict[str, IntArray] = {}
+
+    def ranking(self, query: str) -> IntArray:
+        """Matching items, best first, int32 (m,); empty where no word is known."""
+        known = self._known.get(query)
+        if known is None:
+            hits = np.zeros(self.catalog.n_items, np.int64)
+            for word in set(_WORD.findall(query.lower())):
+                hits[list(self._items.get(word, ()))] += 1
+            order = np.lexsort((-self.catalog.popularity, -hits))
+            known = order[: int((hits > 0).sum())].astype(np.int32)
+            if len(self._known) < 10_000:
+                self._known[query] = known
+        return known
+
+    def __call__(self, obs: ObservationBatch, slate_size: int) -> SlateBatch:
+        """Answers the queries in ``obs.message``; positions without a match are empty."""
+        items = np.full((obs.n, slate_size), self.catalog.n_items, np.int32)
+        by_query: dict[str, list[int]] = defaultdict(list)
+        for i, text in enumerate(obs.message):
+            by_query[text or ""].append(i)
+        for text, rows in by_query.items():
+            ranking = self.ranking(text)
+            if ranking.size:
+                old = is_seen(obs.seen[rows], np.broadcast_to(ranking, (len(rows), len(ranking))))
+                best = np.argsort(old, axis=1, kind="stable")[:, :slate_size]
+                items[rows, : best.shape[1]] = ranking[best]
+        unknown = np.full(items.shape, np.nan, np.float32)
+        return SlateBatch(items, unknown, unknown, SEARCH_POLICY, searched=np.ones(obs.n, np.bool_))

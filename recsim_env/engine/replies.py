@@ -1,0 +1,231 @@
+"""Stored replies: everything that cannot be computed again is kept, so that a run can be repeated anywhere.
+
+A reply is found by a key of all that it depends on; only exact hits count. Besides engines' replies, slates of
+policies that are not repeatable (a GPU model, a person) are stored the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsim_env.errors import EngineError, RunFolderError
+from recsim_env.interfaces import Config, Engine
+from recsim_env.records import ChoiceRequest, Completion, FloatArray, ObservationBatch, SlateBatch, TextRequest
+
+
+class ReplyStore:
+    """Replies in one SQLite file (write-ahead log, one commit a batch).
+
+    Args:
+        path: The file; made if absent.
+
+    Raises:
+        RunFolderError: If the file is no reply store or cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._database = sqlite3.connect(path)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        except sqlite3.Error as error:
+            raise RunFolderError(f"Cannot open the stored replies {path}: {error}.") from None
+
+    def get(self, keys: Sequence[str]) -> list[Any]:
+        """Stored values in the order of the keys, None where there is none."""
+        found: dict[str, Any] = {}
+        for start in range(0, len(keys), 500):
+            some = keys[start : start + 500]
+            marks = ",".join("?" * len(some))
+            found.update(self._database.execute(f"SELECT key, value FROM replies WHERE key IN ({marks})", some))
+        return [json.loads(found[key]) if key in found else None for key in keys]
+
+    def put(self, values: Iterable[tuple[str, Any]]) -> None:
+        """Stores (key, value) pairs in one commit; what is there already stays."""
+        rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values]
+        with self._database:
+            self._database.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", rows)
+
+    def __len__(self) -> int:
+        return int(self._database.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
+
+
+def content_key(**parts: Any) -> str:
+    """Hash of everything that a reply depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def request_key(model: str, revision: str, request: ChoiceRequest | TextRequest) -> str:
+    """Key of one engine request: model, revision, and all of the request (prompt, options or schema, sampling)."""
+    return content_key(model=model, revision=revision, request=asdict(request))
+
+
+class RecordingEngine(Engine):
+    """An engine whose replies are stored; what is stored already is not asked again.
+
+    Args:
+        engine: The engine that answers what is not stored.
+        store: Where replies are kept.
+        model: Name of the model, part of the key.
+        revision: Its revision, part of the key.
+    """
+
+    def __init__(self, engine: Engine, store: ReplyStore, model: str, revision: str = "") -> None:
+        self.engine, self.store, self.model, self.revision = engine, store, model, revision
+
+    def _answer(self, requests: Sequence[Any], ask: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+        keys = [request_key(self.model, self.revision, request) for request in requests]
+        known = self.store.get(keys)
+        missing = [i for i, value in enumerate(known) if value is None]
+        if missing:
+            fresh = ask([requests[i] for i in missing])
+            for i, value in zip(missing, fresh, strict=True):
+                known[i] = value
+            self.store.put((keys[i], known[i]) for i in missing)
+        return known
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
+        """Log-probabilities, stored or asked."""
+        replies = self._answer(requests, lambda some: [r.tolist() for r in self.engine.choose(some)])
+        return [np.asarray(reply, np.float64) for reply in replies]
+
+    def generate(self, requests: Sequence[TextRequest]) -> list[Completion]:
+        """Completions, stored or asked."""
+        replies = self._answer(requests, lambda some: [asdict(c) for c in self.engine.generate(some)])
+        return [Completion(**reply) for reply in replies]
+
+    def close(self) -> None:
+        """Closes the engine; the store belongs to whoever opened it."""
+        self.engine.close()
+
+
+class ReplayConfig(Config):
+    """Settings of the replay engine."""
+
+    replies: Path
+    """A ``replies.sqlite``, or the run folder that holds one."""
+    model: str = ""
+    """The model whose replies are replayed."""
+    revision: str = ""
+    """Its revision."""
+
+
+class ReplayEngine(Engine):
+    """Answers from stored replies only; loads no model."""
+
+    config_class = ReplayConfig
+
+    def __init__(self, config: ReplayConfig) -> None:
+        path = config.replies / "replies.sqlite" if config.replies.is_dir() else config.replies
+        if not path.exists():
+            raise EngineError(f"engine 'replay': {path} does not exist. Give a run folder that holds replies.sqlite.")
+        self.store = ReplyStore(path)
+        self._recorder = RecordingEngine(_Nobody(path), self.store, config.model, config.revision)
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
+        """Stored log-probabilities.
+
+        Raises:
+            EngineError: If one is not stored; it says which.
+        """
+        return self._recorder.choose(requests)
+
+    def generate(self, requests: Sequence[TextRequest]) -> list[Completion]:
+        """Stored completions.
+
+        Raises:
+            EngineError: If one is not stored; it says which.
+        """
+        return self._recorder.generate(requests)
+
+    def close(self) -> None:
+        """Closes the store."""
+        self.store.close()
+
+
+class _Nobody(Engine):
+    """Stands where a replay has no model: every request that reaches it is unknown."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def _refuse(self, requests: Sequence[ChoiceRequest] | Sequence[TextRequest]) -> EngineError:
+        return EngineError(
+            f"engine 'replay': {self.path} holds no reply to {requests[0].key} (and {len(requests) - 1} more). "
+            "Replay needs the same scenario, model and prompts as the recorded run."
+        )
+
+    def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
+        raise self._refuse(requests)
+
+    def generate(self, requests: Sequence[TextRequest]) -> list[Completion]:
+        raise self._refuse(requests)
+
+    def close(self) -> None:
+        return None
+
+
+def stored_slate(
+    store: ReplyStore, policy: str, seed: int, obs: ObservationBatch, serve: Callable[[ObservationBatch], SlateBatch]
+) -> SlateBatch:
+    """Slates of a policy that is not repeatable: stored ones where there are any, fresh and stored at once elsewhere.
+
+    Args:
+        store: Where slates are kept.
+        policy: Label of the policy, part of the key.
+        seed: The run's seed, part of the key.
+        obs: Observations of N users.
+        serve: Asks the policy.
+    """
+    columns = zip(obs.user_index, obs.day, obs.session, obs.turn, strict=True)
+    keys = [content_key(slate=policy, seed=seed, at=[int(x) for x in at]) for at in columns]
+    rows = store.get(keys)
+    missing = [i for i, row in enumerate(rows) if row is None]
+    if missing:
+        fresh = _slate_rows(serve(obs.take(np.array(missing))))
+        for i, row in zip(missing, fresh, strict=True):
+            rows[i] = row
+        store.put((keys[i], rows[i]) for i in missing)
+    return SlateBatch(
+        items=np.array([row["items"] for row in rows], np.int32),
+        propensity=_numbers(rows, "propensity"),
+        position_propensity=_numbers(rows, "position_propensity"),
+        policy=rows[0]["policy"],
+        version=rows[0]["version"],
+        answer=[row["answer"] for row in rows],
+        searched=np.array([row["searched"] for row in rows], np.bool_),
+    )
+
+
+def _slate_rows(slate: SlateBatch) -> list[Mapping[str, Any]]:
+    answer = slate.answer or [None] * slate.n
+    searched = np.zeros(slate.n, np.bool_) if slate.searched is None else slate.searched
+    return [
+        {
+            "items": slate.items[i].tolist(),
+            "propensity": slate.propensity[i].tolist(),
+            "position_propensity": slate.position_propensity[i].tolist(),
+            "policy": slate.policy,
+            "version": slate.version,
+            "answer": answer[i],
+            "searched": bool(searched[i]),
+        }
+        for i in range(slate.n)
+    ]
+
+
+def _numbers(rows: list[Any], name: str) -> FloatArray:
+    return np.array([row[name] for row in rows], np.float32)

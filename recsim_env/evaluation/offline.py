@@ -1,0 +1,40 @@
+"""The classical offline figure of a recommender, as served: one slate per real user against its held-out ratings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsim_env.data.splits import Split
+from recsim_env.draws import Draws
+from recsim_env.evaluation.ranking import score_rankings
+from recsim_env.interfaces import Recommender
+from recsim_env.records import Histories, Users
+from recsim_env.visible import VisibleState
+
+BATCH = 1024
+
+
+def offline_metrics(
+    recommender: Recommender, split: Split, slate_size: int, history_length: int, draws: Draws
+) -> dict[str, float]:
+    """nDCG, hit rate and so on of the slates that all users of the data set would be served first.
+
+    Slates are drawn as the policy draws them, temperature and all, so this is the quality that the simulation runs
+    with, not the best that the scores could give.
+
+    Args:
+        recommender: Fitted on ``split.train``.
+        split: Training and test part.
+        slate_size: Length of the ranking, K.
+        history_length: L, as in the simulation.
+        draws: Draws of the run.
+
+    Returns:
+        Means as in :meth:`recsim_env.evaluation.ranking.RankingScores.means`.
+    """
+    data = split.train
+    users = Users(data.user_id, np.arange(data.n_users), data.profile, data.histories())
+    state = VisibleState(data.catalog, users, slate_size, history_length)
+    batches = np.array_split(np.arange(data.n_users), max(1, -(-data.n_users // BATCH)))
+    top = [recommender.recommend(state.observe(rows), slate_size, draws).items for rows in batches]
+    return score_rankings(np.concatenate(top), Histories.from_ratings(split.test, data.n_users)).means()

@@ -1,0 +1,404 @@
+"""Runs a scenario into a run folder: every recommender, every seed, day by day.
+
+The flow of one cell, in :func:`_run_cell`, is the whole simulation: who opens the app, slates, reactions, rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsim_env import manifest as facts
+from recsim_env.build import World
+from recsim_env.engine.replies import ReplyStore, stored_slate
+from recsim_env.errors import RunFolderError
+from recsim_env.evaluation.offline import offline_metrics
+from recsim_env.interfaces import Recommender
+from recsim_env.records import SEARCH_POLICY, IntArray, MessageKind, NextAction, ObservationBatch, SlateBatch
+from recsim_env.registry import recommenders
+from recsim_env.rundir import SCHEMA_VERSION, CellWriter, RunFolder, write_items, write_users
+from recsim_env.scenario import RecommenderSection, Scenario, load_scenario
+from recsim_env.simulator import Outcome, Simulator
+
+COMMIT_ROWS = 1_000_000
+"""Impressions after which the day's end commits a part."""
+COMMIT_SECONDS = 20.0
+"""Seconds after which the day's end commits a part all the same, so that a kill costs little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: for progress bars.
+
+    Attributes:
+        cell: Number of the cell, from 0; ``n_cells`` in all.
+        n_cells: Recommenders times seeds.
+        label: Recommender and seed in words.
+        day: Days done of this cell, of ``days``.
+        days: Days of a cell.
+        n_turns: User-turns done in this process.
+        seconds: Seconds since it started.
+    """
+
+    cell: int
+    n_cells: int
+    label: str
+    day: int
+    days: int
+    n_turns: int
+    seconds: float
+
+
+def run_scenario(
+    source: str | Path | Scenario,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Path:
+    """Runs a scenario.
+
+    Args:
+        source: A shipped scenario's name, a YAML file or a Scenario.
+        out: The run folder; None makes ``runs/<name>-<time>``.
+        overrides: ``"key=value"`` strings.
+        resume: Go on with the run in ``out`` (None: the latest of that name) instead of starting one.
+        on_progress: Called after every simulated day.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        RunFolderError: If the folder holds another run, another scenario or another writer, or the disk refuses.
+        ScenarioError: If the scenario is not usable; :class:`UnknownNameError` for names in it.
+    """
+    scenario = load_scenario(source, overrides)
+    path = _choose_folder(scenario, out, resume)
+    world = World(scenario)
+    with RunFolder(path) as folder:
+        record = _open(folder, world, resume)
+        store = ReplyStore(path / "replies.sqlite") if any(not r.repeatable for r in _made(world)) else None
+        clock = _Clock(on_progress, len(_cells(scenario)), scenario.days)
+        try:
+            _run_cells(folder, world, record, store, clock)
+            record["status"] = "complete"
+        except BaseException as error:
+            record["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            record["error"] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            record["seconds"] = round(record["seconds"] + clock.seconds(), 3)
+            record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+            if store is not None:
+                store.close()
+            folder.write_json("manifest.json", record)
+    return path
+
+
+def _choose_folder(scenario: Scenario, out: str | Path | None, resume: bool) -> Path:
+    if out is not None:
+        path = Path(out)
+        if resume and not (path / "manifest.json").exists():
+            raise RunFolderError(f"{path} holds no run to resume. Leave --resume out to start one.")
+        if not resume and path.exists() and any(path.iterdir()):
+            raise RunFolderError(
+                f"{path} is not empty. Go on with it by --resume, or choose another folder with --out."
+            )
+        return path
+    runs = Path("runs")
+    if resume:
+        known = sorted(runs.glob(f"{scenario.name}-*/manifest.json"))
+        if not known:
+            raise RunFolderError(f"No run of {scenario.name!r} in {runs}/ to resume. Name its folder with --out.")
+        return known[-1].parent
+    stem = f"{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    taken = [runs / stem, *(runs / f"{stem}-{i}" for i in range(2, 1000))]
+    return next(path for path in taken if not path.exists())
+
+
+def _cells(scenario: Scenario) -> list[tuple[RecommenderSection, int]]:
+    seeds = range(scenario.seed, scenario.seed + scenario.replications)
+    return [(section, seed) for section in scenario.recommenders for seed in seeds]
+
+
+def _made(world: World) -> list[type[Recommender]]:
+    return [recommenders.get(section.name) for section in world.scenario.recommenders]
+
+
+def _open(folder: RunFolder, world: World, resume: bool) -> dict[str, Any]:
+    """Writes or checks what stands at the head of a run folder; returns the manifest."""
+    scenario = world.scenario
+    identity = {"scenario": scenario.fingerprint(), "data": world.data_fingerprint()}
+    if resume:
+        record: dict[str, Any] = json.loads((folder.path / "manifest.json").read_text())
+        for what, now in identity.items():
+            if record["fingerprint"][what] != now:
+                raise RunFolderError(
+                    f"{folder.path} was made with another {what} (fingerprint {record['fingerprint'][what]}, "
+                    f"now {now}). Resume with the scenario in {folder.path / 'scenario.yaml'}, "
+                    "or start a new run with --out."
+                )
+        folder.drop_uncommitted()
+        record.pop("error", None)
+        record["resumed"] += 1
+        record["versions"] = facts.versions()
+    else:
+        data = world.dataset
+        levels = data.catalog.scale.levels
+        counts = [(np.abs(data.ratings.rating - level) < 1e-4).sum() for level in levels]
+        record = {
+            "schema": SCHEMA_VERSION,
+            "status": "running",
+            "scenario": scenario.flat(),
+            "fingerprint": identity,
+            "seeds": [scenario.seed + i for i in range(scenario.replications)],
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": None,
+            "seconds": 0.0,
+            "resumed": 0,
+            "git": facts.git_state(),
+            "versions": facts.versions(),
+            "hardware": facts.hardware(),
+            "data": {
+                "name": data.name,
+                "scale": [data.catalog.scale.low, data.catalog.scale.high, data.catalog.scale.step],
+                "n_users": data.n_users,
+                "n_items": data.n_items,
+                "n_ratings": len(data.ratings),
+                "rating_histogram": {f"{x:g}": c / len(data.ratings) for x, c in zip(levels, counts, strict=True)},
+            },
+            "engine": {"calls": 0, "tokens": 0, "failures": 0},
+            "cells": [],
+        }
+        folder.write_text("scenario.yaml", scenario.to_yaml())
+        write_items(folder, world.split.train.catalog)
+        write_users(folder, {seed: world.users(seed) for seed in record["seeds"]})
+        folder.write_json("progress.json", {})
+    record["status"] = "running"
+    folder.write_json("manifest.json", record)
+    return record
+
+
+def _run_cells(
+    folder: RunFolder, world: World, record: dict[str, Any], store: ReplyStore | None, clock: _Clock
+) -> None:
+    scenario = world.scenario
+    fitted: dict[str, tuple[Recommender, dict[str, float]]] = {}
+    for number, (section, seed) in enumerate(_cells(scenario)):
+        writer = CellWriter(folder, section.title, seed)
+        clock.start(number, f"{section.title}, seed {seed}")
+        if writer.done:
+            continue
+        begun = time.perf_counter()
+        if section.title not in fitted:
+            fresh = world.recommender(section)
+            offline = offline_metrics(fresh, world.split, scenario.slate_size, scenario.history_length, world.draws)
+            fitted = {section.title: (fresh, offline)}  # one at a time: some are large
+        recommender, offline = copy.deepcopy(fitted[section.title])
+        simulator = world.simulator(seed)
+        try:
+            n_turns = _run_cell(scenario, simulator, recommender, section.title, seed, writer, store, clock)
+        except BaseException:
+            writer.abandon()
+            raise
+        record["cells"] = [c for c in record["cells"] if (c["recommender"], c["seed"]) != (section.title, seed)]
+        seconds = round(time.perf_counter() - begun, 3)
+        record["cells"].append(
+            {"recommender": section.title, "seed": seed, "offline": offline, "n_turns": n_turns, "seconds": seconds}
+        )
+        folder.write_json("manifest.json", record)
+        writer.commit(scenario.days, done=True)
+
+
+def _run_cell(
+    scenario: Scenario,
+    simulator: Simulator,
+    recommender: Recommender,
+    label: str,
+    seed: int,
+    writer: CellWriter,
+    store: ReplyStore | None,
+    clock: _Clock,
+) -> int:
+    """Simulates one recommender under one seed; returns the number of user-turns."""
+    everybody = np.arange(simulator.users.n_users)
+    sessions = _Sessions(len(everybody))
+    n_turns = 0
+    for day in range(scenario.days):
+        if scenario.retrain_every and day and day % scenario.retrain_every == 0:
+            recommender.retrain(simulator.draws)
+        rows = everybody
+        for session in range(scenario.calendar.max_sessions):
+            rows = rows[simulator.calendar.opens(rows, day, session)]
+            simulator.open(rows, day, session)
+            active = rows
+            while active.size:
+                staying = []
+                for start in range(0, len(active), scenario.batch_size):
+                    batch = active[start : start + scenario.batch_size]
+                    obs = simulator.observe(batch)
+                    if recommender.repeatable or store is None:
+                        slate = simulator.serve(recommender, obs)
+                    else:
+                        slate = stored_slate(store, label, seed, obs, lambda o: simulator.serve(recommender, o))
+                    outcome = simulator.react(obs, slate)
+                    recommender.observe(obs, slate, outcome.feedback)
+                    sessions.add(obs, outcome)
+                    if day >= writer.committed_days:
+                        _write_turn(writer, obs, slate, outcome)
+                        sessions.write(writer, obs, outcome)
+                    staying.append(batch[~outcome.left])
+                    n_turns += len(batch)
+                active = np.concatenate(staying)
+        clock.tick(day + 1, n_turns)
+        due = writer.pending_rows >= COMMIT_ROWS or clock.since_commit() >= COMMIT_SECONDS
+        if day >= writer.committed_days and due and day + 1 < scenario.days:
+            writer.commit(day + 1)
+            clock.committed()
+    return n_turns
+
+
+class _Sessions:
+    """Sums over the pages of each user's running session."""
+
+    def __init__(self, n_users: int) -> None:
+        self._sums = np.zeros((n_users, 5), np.float64)  # clicks, watched, ratings, sum of ratings, reward
+
+    def add(self, obs: ObservationBatch, outcome: Outcome) -> None:
+        """Adds one page of some users."""
+        rows, f = obs.user_index, outcome.feedback
+        self._sums[rows[obs.turn == 0]] = 0.0
+        rated = ~np.isnan(f.rating)
+        page = [f.clicked.sum(1), f.watched_fraction.sum(1), rated.sum(1), np.nansum(f.rating, axis=1), outcome.reward]
+        self._sums[rows] += np.column_stack(page)
+
+    def write(self, writer: CellWriter, obs: ObservationBatch, outcome: Outcome) -> None:
+        """Writes the sessions that this page ended."""
+        ends = np.flatnonzero(outcome.left)
+        if not ends.size:
+            return
+        rows = obs.user_index[ends]
+        clicks, watched, ratings, stars, reward = self._sums[rows].T
+        columns = {
+            "day": obs.day[ends],
+            "session": obs.session[ends],
+            "user": rows,
+            "n_turns": obs.turn[ends] + 1,
+            "n_clicks": clicks.astype(np.int32),
+            "watched": watched.astype(np.float32),
+            "n_ratings": ratings.astype(np.int32),
+            "mean_rating": np.divide(stars, ratings, out=np.full(len(ends), np.nan), where=ratings > 0),
+            "reward": reward.astype(np.float32),
+            "satisfaction": outcome.mood[ends],
+            "churned": outcome.churned[ends],
+        }
+        writer.add("sessions", len(ends), columns)
+
+
+def _write_turn(writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, outcome: Outcome) -> None:
+    """Writes one page of N users: N turns, N x K impressions, and what was said."""
+    n, k = slate.items.shape
+    f, t = outcome.feedback, outcome.trace
+    codes = np.zeros(n, np.int32) if slate.searched is None else slate.searched.astype(np.int32)
+    when: dict[str, IntArray] = {"day": obs.day, "session": obs.session, "turn": obs.turn, "user": obs.user_index}
+    impressions = {
+        **{name: np.repeat(values, k) for name, values in when.items()},
+        "item": slate.items.ravel(),
+        "position": np.tile(np.arange(k, dtype=np.int16), n),
+        "propensity": slate.propensity.ravel(),
+        "position_propensity": slate.position_propensity.ravel(),
+        "policy": (np.repeat(codes, k), [slate.policy, SEARCH_POLICY]),
+        "clicked": f.clicked.ravel(),
+        "watched_fraction": f.watched_fraction.ravel(),
+        "liked": f.liked.ravel(),
+        "shared": f.shared.ravel(),
+        "rating": f.rating.ravel(),
+        "comment": None if f.comments is None else f.comments.ravel(),
+        "reward": outcome.item_reward.ravel(),
+        "trace_examined": t.examined.ravel(),
+        "trace_p_click": t.p_click.ravel(),
+        "trace_expected_rating": t.expected_rating.ravel(),
+    }
+    writer.add("impressions", n * k, impressions)
+    mood, boredom, trust = t.mindset_after.T
+    turns = {
+        **when,
+        "policy": (codes, [slate.policy, SEARCH_POLICY]),
+        "version": slate.version,
+        "message_kind": obs.message_kind,
+        "message": _column(obs.message),
+        "candidates": obs.candidates,
+        "answer": None if slate.answer is None else _column(slate.answer),
+        "next_action": f.next_action,
+        "next_message": _column(f.message),
+        "reward": outcome.reward,
+        "trace_mood": mood,
+        "trace_boredom": boredom,
+        "trace_trust": trust,
+        "trace_thoughts": None if t.thoughts is None else _column(t.thoughts),
+        "trace_fallback": t.fallback,
+    }
+    writer.add("turns", n, turns)
+    _write_words(writer, obs, slate, f.message, f.next_action)
+
+
+def _column(texts: Sequence[str | None]) -> Any:
+    """A text column; None, which writes nulls quickly, where nobody says a word."""
+    return texts if any(text is not None for text in texts) else None
+
+
+def _write_words(
+    writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, message: Sequence[str | None], action: IntArray
+) -> None:
+    """Writes the recommender's answers, then the users' messages, of one page."""
+    kinds = {NextAction.SEARCH: MessageKind.SEARCH.name.lower(), NextAction.INSTRUCT: MessageKind.INSTRUCT.name.lower()}
+    for speaker, texts in (("recommender", slate.answer), ("user", message)):
+        for i, text in enumerate(texts or ()):
+            if text is not None:
+                kind = "answer" if speaker == "recommender" else kinds.get(NextAction(action[i]), "words")
+                writer.say(
+                    day=int(obs.day[i]), session=int(obs.session[i]), turn=int(obs.turn[i]),
+                    user=int(obs.user_index[i]), speaker=speaker, kind=kind, text=text,
+                )  # fmt: skip
+
+
+class _Clock:
+    """Times the run and reports progress."""
+
+    def __init__(self, report: Callable[[Progress], None], n_cells: int, days: int) -> None:
+        self._report, self._n_cells, self._days = report, n_cells, days
+        self._begun = self._commit = time.perf_counter()
+        self._cell, self._label, self._before, self._turns = 0, "", 0, 0
+
+    def start(self, cell: int, label: str) -> None:
+        """A cell starts."""
+        self._before += self._turns
+        self._cell, self._label, self._turns = cell, label, 0
+        self.tick(0, 0)
+        self.committed()
+
+    def tick(self, day: int, n_turns: int) -> None:
+        """A day is done."""
+        self._turns = n_turns
+        total = self._before + n_turns
+        self._report(Progress(self._cell, self._n_cells, self._label, day, self._days, total, self.seconds()))
+
+    def committed(self) -> None:
+        """A part is safe."""
+        self._commit = time.perf_counter()
+
+    def since_commit(self) -> float:
+        """Seconds since the last commit."""
+        return time.perf_counter() - self._commit
+
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._begun

@@ -1,0 +1,105 @@
+"""Stored replies: exact hits only, one commit a batch, replay without a model."""
+
+import numpy as np
+import pytest
+
+from recsim_env.engine.replies import (
+    RecordingEngine,
+    ReplayConfig,
+    ReplayEngine,
+    ReplyStore,
+    content_key,
+    request_key,
+)
+from recsim_env.errors import EngineError, RunFolderError
+from recsim_env.interfaces import Engine
+from recsim_env.records import ChoiceRequest, Completion, RequestKey, TextRequest
+
+
+class Counting(Engine):
+    """Answers from the request's own content and counts what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def choose(self, requests):
+        self.asked += requests
+        weights = [np.array([len(r.prompt) + i + 1.0 for i in range(len(r.options))]) for r in requests]
+        return [np.log(w / w.sum()) for w in weights]
+
+    def generate(self, requests):
+        self.asked += requests
+        return [Completion(text=r.messages[-1]["content"].upper(), parsed={"n": 1}, tokens=3) for r in requests]
+
+    def close(self):
+        pass
+
+
+def choice(prompt="Watch it?", user=1, options=("A", "B")):
+    return ChoiceRequest(prompt, options, RequestKey(seed=0, user=user, day=2, session=0, turn=3, purpose="watch"))
+
+
+def text(content="hello"):
+    return TextRequest(({"role": "user", "content": content},), RequestKey(0, 1, 2, 0, 3, purpose="words"))
+
+
+def test_each_request_is_asked_once_and_answers_keep_their_order(tmp_path):
+    engine = Counting()
+    recording = RecordingEngine(engine, ReplyStore(tmp_path / "replies.sqlite"), "model")
+    first = recording.choose([choice("a"), choice("bbb")])
+    again = recording.choose([choice("bbb"), choice("new"), choice("a")])
+    assert [r.prompt for r in engine.asked] == ["a", "bbb", "new"]
+    np.testing.assert_array_equal(again[0], first[1])
+    np.testing.assert_array_equal(again[2], first[0])
+    reply = recording.generate([text()])[0]
+    assert recording.generate([text()])[0] == reply
+    assert reply.text == "HELLO"
+    assert reply.parsed == {"n": 1}
+
+
+def test_replay_answers_from_the_file_alone_and_names_what_is_missing(tmp_path):
+    store = ReplyStore(tmp_path / "replies.sqlite")
+    recorded = RecordingEngine(Counting(), store, "model", "r1").choose([choice()])
+    store.close()
+    replay = ReplayEngine(ReplayConfig(replies=tmp_path, model="model", revision="r1"))
+    np.testing.assert_array_equal(replay.choose([choice()])[0], recorded[0])
+    with pytest.raises(EngineError, match=r"no reply to RequestKey\(seed=0, user=9"):
+        replay.choose([choice(user=9)])
+    with pytest.raises(EngineError, match="holds no reply"):
+        replay.generate([text()])
+    other = ReplayEngine(ReplayConfig(replies=tmp_path, model="another", revision="r1"))
+    with pytest.raises(EngineError, match="same scenario, model and prompts"):
+        other.choose([choice()])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [choice("Watch it ?"), choice(user=2), choice(options=("B", "A")), text("Watch it?")],
+    ids=["prompt", "user", "options", "kind"],
+)
+def test_every_part_of_the_request_is_in_the_key(other):
+    assert request_key("m", "", choice()) != request_key("m", "", other)
+    assert request_key("m", "", choice()) != request_key("m2", "", choice())
+    assert request_key("m", "", choice()) != request_key("m", "r", choice())
+    assert request_key("m", "", choice()) == request_key("m", "", choice())
+
+
+def test_store_survives_reopening_and_keeps_the_first_value(tmp_path):
+    store = ReplyStore(tmp_path / "r.sqlite")
+    store.put([("k", {"a": 1}), ("l", "ü")])
+    store.put([("k", {"a": 2})])
+    store.close()
+    store = ReplyStore(tmp_path / "r.sqlite")
+    assert store.get(["l", "none", "k"]) == ["ü", None, {"a": 1}]
+    assert len(store) == 2
+    many = [content_key(i=i) for i in range(1201)]  # more than one query's worth
+    store.put((k, i) for i, k in enumerate(many))
+    assert store.get(many[::-1]) == list(range(1201))[::-1]
+
+
+def test_bad_files_are_refused(tmp_path):
+    (tmp_path / "replies.sqlite").write_text("this is no database, it is a text of some length" * 50)
+    with pytest.raises(RunFolderError, match="Cannot open the stored replies"):
+        ReplyStore(tmp_path / "replies.sqlite")
+    with pytest.raises(EngineError, match="does not exist"):
+        ReplayEngine(ReplayConfig(replies=tmp_path / "nothing.sqlite"))
