@@ -49,21 +49,27 @@ BLOCK = 4096
 
 
 class BehavioralConfig(Config):
-    """Settings of behavioural users; all but ``n_factors`` and ``regularisation`` are assumptions."""
+    """Settings of behavioural users; all from ``appeal`` on are assumptions."""
 
     choice: Literal["cascade", "logit"] = "cascade"
     """How a page is read: cascade (any number of clicks) or logit (multinomial logit, at most one)."""
-    n_factors: int = Field(default=16, ge=1)
-    """Factors of the preference model."""
-    regularisation: float = Field(default=0.07, ge=0)
-    """Its penalty, times the number of ratings."""
-    appeal: float = -2.6
+    n_factors: int = Field(default=8, ge=1)
+    """Factors of the preference model, for stars."""
+    n_interests: int = Field(default=12, ge=1)
+    """Dimensions of interest, for what is picked at all."""
+    regularisation: float | None = Field(default=None, ge=0)
+    """Its penalty, times the number of ratings; null chooses it on held-out ratings."""
+    appeal: float = -3.0
     """Log-odds of a click on an examined item of average score, with nothing else speaking for it."""
-    taste: float = 0.9
+    taste: float = 0.3
     """Weight of the score, in standard deviations of the data's scores."""
-    genre: float = 1.0
+    interest: float = 0.8
+    """Weight of interest: the lift minus 1, at most ``interest_cap``."""
+    interest_cap: float = Field(default=3.0, gt=0)
+    """Interest counts up to here."""
+    genre: float = 0.9
     """Weight of genre affinity."""
-    familiarity: float = 0.5
+    familiarity: float = 0.8
     """Weight of the logarithm of the item's popularity, standardised over items."""
     satiation: float = 0.5
     """Weight against genres watched a lot lately."""
@@ -87,15 +93,15 @@ class BehavioralConfig(Config):
     """Probability of rating a watched item."""
     share: float = Field(default=0.08, ge=0, le=1)
     """Probability of sharing a liked item."""
-    target_clicks: float = Field(default=1.5, gt=0)
+    target_clicks: float = Field(default=1.2, gt=0)
     """Fully watched items per page that make a user content."""
-    patience: float = Field(default=7.0, gt=0)
+    patience: float = Field(default=4.0, gt=0)
     """Pages of a typical session; users differ around it (log-normal, spread .4)."""
     speak: float = Field(default=0.5, ge=0, le=1)
     """Probability that a user about to leave tells the recommender what it wants instead, once a session."""
     search: float = Field(default=0.12, ge=0, le=1)
     """Probability of a search after a page, times boredom."""
-    open_rate: float = Field(default=0.4, gt=0, lt=1)
+    open_rate: float = Field(default=0.35, gt=0, lt=1)
     """Probability that a user of average activity and neutral satisfaction opens the app on a day."""
     open_spread: float = Field(default=0.6, ge=0)
     """Change of its log-odds per standard deviation of (log) activity."""
@@ -110,14 +116,18 @@ class BehavioralUsers(UserModel):
     def fit(self, dataset: Dataset, draws: Draws) -> None:
         """Fits preferences on all ratings."""
         c = self.config
-        self._prepare(dataset.catalog, fit_preferences(dataset, draws, c.n_factors, c.regularisation))
+        self._prepare(dataset.catalog, fit_preferences(dataset, draws, c.n_factors, c.n_interests, c.regularisation))
 
     def _prepare(self, catalog: Catalog, preferences: Preferences) -> None:
-        """Lays the items out for one gather per page: factors and category shares side by side."""
+        """Lays the items out for one gather per page: factors, interests and category shares side by side."""
         self.catalog, self.preferences = catalog, preferences
+        first, second = preferences.item_factors.shape[1], preferences.item_interest.shape[1]
+        self._factors = slice(0, first)
+        self._interests = slice(first, first + second)
+        self._categories = slice(first + second, None)
         c, p = self.config, preferences
         weights = category_weights(catalog)
-        self.item_vectors = _padded(np.hstack([p.item_factors, weights]).astype(np.float32))
+        self.item_vectors = _padded(np.hstack([p.item_factors, p.item_interest, weights]).astype(np.float32))
         self._gathered = np.empty((0, self.item_vectors.shape[1]), np.float32)
         self.item_bias = _padded(p.item_bias)
         log_count = np.log1p(catalog.popularity.astype(np.float64))
@@ -176,9 +186,6 @@ class BehavioralUsers(UserModel):
 
     def react(self, obs: ObservationBatch, slate: SlateBatch) -> tuple[Feedback, Trace]:
         """Reactions of N users to their slates."""
-        cells = min(max(slate.n, 1), BLOCK) * slate.items.shape[1]
-        if len(self._gathered) < cells:  # kept between calls: fresh memory of this size costs more than the gather
-            self._gathered = np.empty((cells, self.item_vectors.shape[1]), np.float32)
         blocks = [self._react(obs, slate, slice(start, start + BLOCK)) for start in range(0, max(slate.n, 1), BLOCK)]
         return blocks[0] if len(blocks) == 1 else _join(blocks)
 
@@ -192,7 +199,7 @@ class BehavioralUsers(UserModel):
         before = self._mindset[rows]
         wish = obs.message_vector[part]
         asked = obs.message_kind[part] != MessageKind.NONE
-        score, log_odds = self._appraise(rows, items, wish, is_seen(obs.seen[part], items), obs.last_slate[part])
+        score, log_odds = self.appraise(rows, items, wish, is_seen(obs.seen[part], items), obs.last_slate[part])
         choose = self._cascade if self.config.choice == "cascade" else self._logit
         clicked, examined, p_click = choose(log_odds, items, keys)
         hits = np.flatnonzero(clicked)
@@ -219,21 +226,33 @@ class BehavioralUsers(UserModel):
         self._spoke[rows] = False
         self._last_day[rows] = day
 
-    def _appraise(
+    def appraise(
         self, rows: IntArray, items: IntArray, wish: FloatArray, seen: BoolArray, last: IntArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Latent scores and log-odds of a click if examined, each float32 (n, K)."""
+        """Latent scores and log-odds of a click if examined, each float32 (n, K).
+
+        Args:
+            rows: int (n,), rows of the population, at most :data:`BLOCK`.
+            items: int (n, K), item indices, padded with ``n_items``.
+            wish: float32 (n, C), what the user has just asked for.
+            seen: bool (n, K), watched before.
+            last: int (n, K'), items of the previous page.
+        """
         c, p, t = self.config, self.preferences, self.tastes
-        n_factors = p.item_factors.shape[1]
-        vectors = self._gathered[: len(rows) * items.shape[1]].reshape(*items.shape, -1)
+        if len(self._gathered) < items.size:  # kept between calls: fresh memory of this size costs more than the gather
+            self._gathered = np.empty((items.size, self.item_vectors.shape[1]), np.float32)
+        vectors = self._gathered[: items.size].reshape(*items.shape, -1)
         self.item_vectors.take(items, axis=0, out=vectors, mode="clip")
         leaning = (
             c.genre * t.affinity.take(rows, axis=0) - c.satiation * self._satiation.take(rows, axis=0) + c.wish * wish
         )
-        taste = np.einsum("nkf,nf->nk", vectors[:, :, :n_factors], t.factors.take(rows, axis=0))
+        taste = np.einsum("nkf,nf->nk", vectors[:, :, self._factors], t.factors.take(rows, axis=0))
         score = taste + self.item_bias.take(items)
         score += (p.mean + t.bias[rows]).astype(np.float32)[:, None]
-        log_odds = np.einsum("nkc,nc->nk", vectors[:, :, n_factors:], leaning)
+        interest = np.einsum("nkh,nh->nk", vectors[:, :, self._interests], t.interest.take(rows, axis=0))
+        np.clip(interest, -1.0, c.interest_cap, out=interest)
+        log_odds = np.einsum("nkc,nc->nk", vectors[:, :, self._categories], leaning)
+        log_odds += np.float32(c.interest) * interest
         taste *= np.float32(c.taste / p.score_sd)
         log_odds += taste
         log_odds += self.item_appeal.take(items)
@@ -306,11 +325,13 @@ class BehavioralUsers(UserModel):
         wish: FloatArray,
     ) -> tuple[FloatArray, FloatArray]:
         """Mindset after the page float32 (n, 3) and the joy it gave float32 (n,) in [-1, 1]."""
-        n_factors = self.preferences.item_factors.shape[1]
         satiation = self._satiation[rows] * np.float32(self.config.satiation_decay)
         if hits.size:
             who = hits // items.shape[1]
-            gain = self.item_vectors.take(items.ravel()[hits], axis=0)[:, n_factors:] * watched.ravel()[hits][:, None]
+            gain = (
+                self.item_vectors.take(items.ravel()[hits], axis=0)[:, self._categories]
+                * watched.ravel()[hits][:, None]
+            )
             starts = np.flatnonzero(np.diff(who, prepend=-1))
             satiation[who[starts]] += np.add.reduceat(gain, starts, axis=0)
         self._satiation[rows] = satiation
@@ -321,7 +342,7 @@ class BehavioralUsers(UserModel):
         after[:, 1] += 0.4 * (0.3 * (1.0 - joy) + 0.4 * tired - before[:, 1])
         heard = np.flatnonzero(asked)
         if heard.size:
-            match = self.item_vectors[items[heard], n_factors:].mean(axis=1)
+            match = self.item_vectors[items[heard], self._categories].mean(axis=1)
             answered = np.clip(2.0 * (match * wish[heard]).sum(axis=1), -1.0, 1.0)
             after[heard, 2] += 0.3 * (answered - before[heard, 2])
             after[heard, 0] = np.clip(after[heard, 0] + 0.15 * answered, -1.0, 1.0)

@@ -8,6 +8,10 @@ Stars come from an ordered probit over the score (McCullagh, "Regression models 
 ``P(star <= g) = Phi((c_g - s) / sigma_u)`` with cut points common to all users, fitted so that the histogram of
 stars is the data's, and a noise of each user's own.
 
+Whether somebody would pick an item at all is learned from who rated what, stars aside, by correspondence analysis
+(Greenacre, "Theory and applications of correspondence analysis", 1984): ``h_u . g_i`` is the lift, how much more often
+than by popularity alone such a user meets such an item, minus 1.
+
 Simplifications: biases are fitted before the factors and then kept; nothing changes with time.
 """
 
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse import linalg
 from scipy.special import ndtr
 
 from recsim_env.draws import Draws
@@ -25,6 +30,8 @@ from recsim_env.records import Catalog, Dataset, FloatArray, IntArray, Ratings
 N_NOISE_LEVELS = 8
 """Users' noise is rounded to this many values, so that expected stars can be looked up in a table."""
 TABLE_POINTS = 1024
+SHRINK = 10.0
+"""Ratings whose weight pulls a user's or an item's lift towards none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +41,7 @@ class Tastes:
     Attributes:
         bias: float32 (U,), b_u.
         factors: float32 (U, F), p_u.
+        interest: float32 (U, H), h_u.
         affinity: float32 (U, C), log ratio of the share of a category in the user's history to its share overall,
             shrunk towards 0.
         activity: float32 (U,), standardised logarithm of the number of ratings.
@@ -42,15 +50,14 @@ class Tastes:
 
     bias: FloatArray
     factors: FloatArray
+    interest: FloatArray
     affinity: FloatArray
     activity: FloatArray
     noise: IntArray
 
     def take(self, rows: IntArray) -> Tastes:
         """The parameters of some users."""
-        return Tastes(
-            self.bias[rows], self.factors[rows], self.affinity[rows], self.activity[rows], self.noise[rows]
-        )  # fmt: skip
+        return Tastes(*(getattr(self, name)[rows] for name in Tastes.__slots__))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +68,7 @@ class Preferences:
         mean: Mean rating.
         item_bias: float32 (I,), b_i.
         item_factors: float32 (I, F), q_i.
+        item_interest: float32 (I, H), g_i.
         tastes: The data set's users.
         levels: float32 (G,), the ratings that can be given.
         cuts: float32 (G - 1,), c_g.
@@ -73,6 +81,7 @@ class Preferences:
     mean: float
     item_bias: FloatArray
     item_factors: FloatArray
+    item_interest: FloatArray
     tastes: Tastes
     levels: FloatArray
     cuts: FloatArray
@@ -116,23 +125,30 @@ class Preferences:
         The t-th new person is the same however many are drawn.
         """
         known = self.tastes
-        log_noise = np.log(self.noise_levels[known.noise])
-        table = np.column_stack([known.bias, known.factors, known.affinity, known.activity, log_noise])
+        columns = {name: getattr(known, name) for name in Tastes.__slots__}
+        columns["noise"] = np.log(self.noise_levels[known.noise])
+        table = np.column_stack(list(columns.values()))
         centre, spread = table.mean(axis=0), np.cov(table, rowvar=False)
         root = np.linalg.cholesky(spread + 1e-6 * np.eye(len(centre)))
         luck = draws.normals(draws.keys("taste", np.arange(n)), np.arange(len(centre)))
         drawn = (centre + luck @ root.T).astype(np.float32)
-        f, c = known.factors.shape[1], known.affinity.shape[1]
-        return Tastes(
-            bias=drawn[:, 0],
-            factors=drawn[:, 1 : 1 + f],
-            affinity=np.clip(drawn[:, 1 + f : 1 + f + c], known.affinity.min(axis=0), known.affinity.max(axis=0)),
-            activity=drawn[:, 1 + f + c],
-            noise=_nearest(self.noise_levels, np.exp(drawn[:, -1])),
-        )
+        drawn = np.clip(drawn, table.min(axis=0), table.max(axis=0))  # nobody is stranger than everybody known
+        ends = np.cumsum([column[0].size for column in columns.values()])[:-1]
+        new = {
+            name: part.reshape(n, *column.shape[1:])
+            for (name, column), part in zip(columns.items(), np.split(drawn, ends, axis=1), strict=True)
+        }
+        new["noise"] = _nearest(self.noise_levels, np.exp(new["noise"]))
+        return Tastes(**new)
 
 
-def fit_preferences(dataset: Dataset, draws: Draws, n_factors: int = 16, regularisation: float = 0.07) -> Preferences:
+PENALTIES = (0.07, 0.15, 0.3, 0.6, 1.2, 2.5)
+"""Penalties that are tried where none is given, in this order, until the held-out error rises."""
+
+
+def fit_preferences(
+    dataset: Dataset, draws: Draws, n_factors: int = 8, n_interests: int = 12, regularisation: float | None = None
+) -> Preferences:
     """Fits the world on all ratings of a data set.
 
     A tenth of the ratings is held out first, to learn how large the noise around a score is where the score was not
@@ -142,31 +158,47 @@ def fit_preferences(dataset: Dataset, draws: Draws, n_factors: int = 16, regular
         dataset: Ratings of real people.
         draws: For the held-out tenth and the factors' start.
         n_factors: F.
-        regularisation: Penalty of the factors, times each user's or item's number of ratings.
+        n_interests: H; fewer where the data set is smaller.
+        regularisation: Penalty of the factors, times each user's or item's number of ratings; None chooses it on
+            the held-out tenth.
     """
     ratings = dataset.ratings
     lane = np.arange(len(ratings))
     held = draws.uniforms(draws.keys("preference-holdout", 0), lane)[0] < 0.1
-    partial = _factorise(ratings.take(~held), dataset, draws, n_factors, regularisation)
     test = ratings.take(held)
-    test_scores = _score(partial, test)
+    regularisation, test_scores = _choose_penalty(ratings.take(~held), test, dataset, draws, n_factors, regularisation)
     mean, user_bias, item_bias, users, items = _factorise(ratings, dataset, draws, n_factors, regularisation)
     levels = dataset.catalog.scale.levels
     noise_levels, noise = _noise(test, test_scores, dataset.n_users)
     cuts = _cut_points(test_scores, noise_levels[noise[test.user_index]], test.rating, levels)
-    tastes = Tastes(
-        user_bias, users, _affinity(dataset), _activity(ratings, dataset.n_users), noise
-    )  # fmt: skip
+    interest, item_interest = _interests(ratings, dataset, draws, n_interests)
+    activity = _activity(ratings, dataset.n_users)
+    tastes = Tastes(user_bias, users, interest, _affinity(dataset), activity, noise)
     full = _score((mean, user_bias, item_bias, users, items), ratings)
+    table = np.zeros((N_NOISE_LEVELS, TABLE_POINTS), np.float32)
+    centre, spread = float(full.mean()), float(full.std())
     world = Preferences(
-        mean, item_bias, items, tastes, levels, cuts, noise_levels, float(full.mean()), float(full.std()),
-        np.zeros((N_NOISE_LEVELS, TABLE_POINTS), np.float32),
+        mean, item_bias, items, item_interest, tastes, levels, cuts, noise_levels, centre, spread, table
     )  # fmt: skip
     low, step = world.table_grid()
     grid = low + step * np.arange(TABLE_POINTS)
     above = ndtr((grid[None, :, None] - cuts) / noise_levels[:, None, None])  # P(star > g)
     world.expected_table[:] = levels[0] + above @ np.diff(levels)
     return world
+
+
+def _choose_penalty(
+    train: Ratings, test: Ratings, dataset: Dataset, draws: Draws, n_factors: int, given: float | None
+) -> tuple[float, FloatArray]:
+    """The penalty with the smallest held-out error, and the held-out scores under it."""
+    best, best_scores, best_error = 0.0, np.empty(0, np.float32), np.inf
+    for penalty in PENALTIES if given is None else (given,):
+        scores = _score(_factorise(train, dataset, draws, n_factors, penalty), test)
+        error = float(np.mean((scores - test.rating) ** 2))
+        if error >= best_error:
+            break
+        best, best_scores, best_error = penalty, scores, error
+    return best, best_scores
 
 
 Factorised = tuple[float, FloatArray, FloatArray, FloatArray, FloatArray]
@@ -225,6 +257,28 @@ def _least_squares(
     normal[:, np.arange(f), np.arange(f)] += (regularisation * counts + 1e-3)[:, None]
     solved = np.linalg.solve(normal, (values @ other)[:, :, None])[:, :, 0]
     return np.asarray(solved, np.float32)
+
+
+def _interests(ratings: Ratings, dataset: Dataset, draws: Draws, n: int) -> tuple[FloatArray, FloatArray]:
+    """Correspondence analysis of who rated what: h_u float32 (U, H) and g_i float32 (I, H).
+
+    The first singular pair of the doubly scaled matrix is activity times popularity; what is left, divided by it, is
+    lift - 1. Rare users and items are shrunk towards no lift.
+    """
+    shape = (dataset.n_users, dataset.n_items)
+    rated = sparse.csr_array((np.ones(len(ratings)), (ratings.user_index, ratings.item_index)), shape=shape)
+    rated.data[:] = 1.0
+    n_user, n_item = rated.sum(axis=1), rated.sum(axis=0)
+    scale_user, scale_item = 1.0 / np.sqrt(np.maximum(n_user, 1.0)), 1.0 / np.sqrt(np.maximum(n_item, 1.0))
+    scaled = sparse.diags_array(scale_user) @ rated @ sparse.diags_array(scale_item)
+    n = min(n, min(shape) - 2)
+    start = draws.normals(draws.keys("interest", 0), np.arange(min(shape)))[0].astype(np.float64)
+    left, strength, right = linalg.svds(scaled, k=n + 1, v0=start)
+    order = np.argsort(-strength)[1:]
+    total = float(n_user.sum())
+    users = left[:, order] * strength[order] * np.sqrt(total / (n_user + SHRINK))[:, None]
+    items = right[order].T * np.sqrt(total / (n_item + SHRINK))[:, None]
+    return users.astype(np.float32), items.astype(np.float32)
 
 
 def _noise(test: Ratings, scores: FloatArray, n_users: int, shrink: float = 10.0) -> tuple[FloatArray, IntArray]:

@@ -39,7 +39,7 @@ def read_snapshot(folder: Path) -> Dataset:
     """The whole snapshot as a data set."""
     films = read_delimited(folder / "movies.dat", "::", ("item", "title", "genres"))
     items = Items(
-        item_id=films.text("item"),
+        item_id=films.ids("item"),
         title=films.text("title"),
         categories=[row.split("|") for row in films.text("genres", required=False)],
     )

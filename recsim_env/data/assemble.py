@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recsim_env.data.reading import Table
-from recsim_env.records import Catalog, Dataset, RatingScale, Ratings, TextArray
+from recsim_env.errors import DataError
+from recsim_env.records import Catalog, Dataset, IntArray, Ratings, RatingScale, TextArray
 
 _YEAR = re.compile(r"\s*\((\d{4})\)(?=\s*(?:\([^)]*\)\s*)?$)")
-_NO_PROFILE: Mapping[str, TextArray] = {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,13 +39,13 @@ class Items:
     category_order: Sequence[str] | None = None
     source: object = None
 
-    def catalog(self, kept: NDArray[np.intp], scale: RatingScale, popularity: NDArray[np.int64]) -> Catalog:
+    def catalog(self, kept: IntArray, scale: RatingScale, popularity: NDArray[np.int64]) -> Catalog:
         """The catalogue of some items, in that order; the year moves from the title to its own field."""
         year, title = self.year, self.title
         if year is None:
             title, year = split_years(title)
         names = [[c for c in self.categories[i] if c] for i in kept]
-        order = self.category_order or sorted({c for row in names for c in row})
+        order = list(self.category_order or sorted({c for row in names for c in row}))
         column = {name: c for c, name in enumerate(order)}
         member = np.zeros((len(kept), len(order)), np.bool_)
         for i, row in enumerate(names):
@@ -112,24 +112,29 @@ def assemble(
     if scale is None:
         scale = guess_scale(table, values)
     _refuse_off_scale(table, values, scale)
-    user_index, user_id = _index(table, table.text(user), "user", None if people is None else people.user_id)
-    item_index, item_id = _index(table, table.text(item), "item", None if items is None else items.item_id)
-    _refuse_twice(table, user_index, item_index, user_id, item_id)
+    if people is None:
+        user_index, user_id = _sorted_index(table.text(user))
+        people = People(user_id)
+    else:
+        user_index = _known_index(table, table.text(user), "User", people.user_id, people.source)
+    if items is None:
+        item_index, item_id = _sorted_index(table.text(item))
+        items = Items(item_id, item_id, [()] * len(item_id), np.zeros(len(item_id), np.int16))
+    else:
+        item_index = _known_index(table, table.text(item), "Item", items.item_id, items.source)
+    _refuse_twice(table, user_index, item_index, people, items)
     seconds = np.arange(len(table), dtype=np.int64) if time is None else _seconds(table, time)
     # Users and items without a rating leave, the others close ranks.
     users, user_index = np.unique(user_index, return_inverse=True)
     kept, item_index = np.unique(item_index, return_inverse=True)
-    if items is None:
-        items = Items(item_id, item_id, [()] * len(item_id), year=np.zeros(len(item_id), np.int16))
     ratings = Ratings(
         user_index.astype(np.int32), item_index.astype(np.int32), values.astype(np.float32), seconds
     )  # fmt: skip
-    profile = _NO_PROFILE if people is None else people.profile
     return Dataset(
         name=name,
         catalog=items.catalog(kept, scale, np.bincount(item_index, minlength=len(kept)).astype(np.int64)),
-        user_id=user_id[users],
-        profile={feature: values[users] for feature, values in profile.items()},
+        user_id=people.user_id[users],
+        profile={feature: values[users] for feature, values in people.profile.items()},
         ratings=ratings,
     )
 
@@ -153,45 +158,43 @@ def guess_scale(table: Table, values: NDArray[np.float64]) -> RatingScale:
 
 
 def _refuse_off_scale(table: Table, values: NDArray[np.float64], scale: RatingScale) -> None:
-    on_scale = scale.on_scale(np.nan_to_num(values, nan=np.inf, posinf=np.inf, neginf=-np.inf))
+    on_scale = scale.on_scale(np.where(np.isfinite(values), values, scale.low - scale.step))
     if not on_scale.all():
         row = int(np.argmin(on_scale))
         allowed = f"{scale.low:g} to {scale.high:g} in steps of {scale.step:g}"
         raise table.broken(row, f"Rating {values[row]:g} is off the scale {allowed}.", "Correct it, or data.scale.")
 
 
-def _refuse_twice(
-    table: Table, user: NDArray[np.intp], item: NDArray[np.intp], user_id: TextArray, item_id: TextArray
-) -> None:
-    pair = pd.Series(user.astype(np.int64) * len(item_id) + item)
+def _refuse_twice(table: Table, user: IntArray, item: IntArray, people: People, items: Items) -> None:
+    pair = pd.Series(user * len(items.item_id) + item)
     again = pair.duplicated().to_numpy()
     if again.any():
         row = int(np.argmax(again))
         first = table.line(int(np.argmax(pair.to_numpy() == pair.iloc[row])))
-        who, what = user_id[user[row]], item_id[item[row]]
+        who, what = people.user_id[user[row]], items.item_id[item[row]]
         message = f"User {who!r} rates item {what!r} again, after line {first}."
         raise table.broken(row, message, "Keep one rating of each user and item.")
 
 
-def _index(
-    table: Table, values: TextArray, kind: str, known: TextArray | None
-) -> tuple[NDArray[np.intp], TextArray]:
-    """Row number of each value in the known ids, and these; without known ids in the sorted values."""
+def _sorted_index(values: TextArray) -> tuple[IntArray, TextArray]:
+    """Row number of each value among the sorted values, and these; numbers sort as numbers if all are."""
     codes, found = pd.factorize(values)
-    if known is None:
-        numeric = all(v.isdecimal() for v in found)
-        order = sorted(range(len(found)), key=lambda i: (int(found[i]), found[i]) if numeric else found[i])
-        place = np.empty(len(found), np.intp)
-        place[order] = np.arange(len(found))
-        return place[codes], np.asarray(found, object)[order]
+    numeric = all(value.isdecimal() for value in found)
+    order = sorted(range(len(found)), key=lambda i: (int(found[i]) if numeric else 0, found[i]))
+    place = np.empty(len(found), np.int64)
+    place[order] = np.arange(len(found))
+    return place[codes], np.asarray(found, object)[order]
+
+
+def _known_index(table: Table, values: TextArray, kind: str, known: TextArray, source: object) -> IntArray:
+    """Row number of each value in the known ids."""
+    codes, found = pd.factorize(values)
     row_of = {name: i for i, name in enumerate(known)}
-    rows = np.array([row_of.get(v, -1) for v in found], np.intp)[codes]
-    if (rows < 0).any():
-        row = int(np.argmin(rows))
-        raise table.broken(
-            row, f"{kind.capitalize()} {values[row]!r} is not in the file of {kind}s.", "Add it there, or remove the line."
-        )
-    return rows, known
+    index = np.array([row_of.get(value, -1) for value in found], np.int64)[codes]
+    if (index < 0).any():
+        row = int(np.argmin(index))
+        raise table.broken(row, f"{kind} {values[row]!r} is not in {source}.", "Add it there, or remove the line.")
+    return index
 
 
 def _seconds(table: Table, column: str) -> NDArray[np.int64]:

@@ -50,7 +50,7 @@ def load_ml_100k(folder: Path) -> Dataset:
     films = read_delimited(folder / "u.item", "|", (*about, *genres), "latin-1")
     member = np.column_stack([_flags(films, genre) for genre in genres])
     items = Items(
-        item_id=films.text("item"),
+        item_id=films.ids("item"),
         title=films.text("title"),
         categories=[[genres[c] for c in np.flatnonzero(row)] for row in member],
         category_order=genres,
@@ -62,7 +62,7 @@ def load_ml_100k(folder: Path) -> Dataset:
         "age": users.text("age"),
         "occupation": users.text("occupation"),
     }
-    people = People(users.text("user"), profile, users.path)
+    people = People(users.ids("user"), profile, users.path)
     return assemble("ml-100k", read_delimited(folder / "u.data", "\t", _RATING), _RATING, _STARS, items, people)
 
 
@@ -80,7 +80,7 @@ def load_ml_1m(folder: Path) -> Dataset:
         DataError: If a file is absent or a line is broken.
     """
     films = read_delimited(folder / "movies.dat", "::", ("item", "title", "genres"), "latin-1")
-    item_id = films.text("item")
+    item_id = films.ids("item")
     items = Items(
         item_id=item_id,
         title=films.text("title"),
@@ -94,7 +94,7 @@ def load_ml_1m(folder: Path) -> Dataset:
         "age": _decoded(users, "age", _AGE),
         "occupation": _decoded(users, "occupation", {str(code): name for code, name in _OCCUPATION.items()}),
     }
-    people = People(users.text("user"), profile, users.path)
+    people = People(users.ids("user"), profile, users.path)
     return assemble("ml-1m", read_delimited(folder / "ratings.dat", "::", _RATING), _RATING, _STARS, items, people)
 
 

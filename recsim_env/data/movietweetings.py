@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
-from recsim_env.records import Catalog, Dataset, RatingScale, Ratings
+from recsim_env.records import Catalog, Dataset, Ratings, RatingScale
 
 SCALE = RatingScale(0.0, 10.0, 1.0)
-"""IMDb stars; 0 was given by hand, since IMDb itself begins at 1."""
+"""The snapshot's scale; all eleven levels occur."""
 
 
 def load_movietweetings() -> Dataset:
@@ -56,5 +56,5 @@ def _table(name: str) -> pa.Table:
     return pa_parquet.read_table(io.BytesIO((resources.files("recsim_env.data") / "builtin" / name).read_bytes()))
 
 
-def _objects(column: pa.ChunkedArray) -> "np.ndarray[tuple[int], np.dtype[np.object_]]":
+def _objects(column: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
     return np.array(column.to_pylist(), object)

@@ -49,13 +49,15 @@ class Table:
         return row + 1
 
     def text(self, name: str, required: bool = True) -> TextArray:
-        """A column as str objects (R,); numbers become text, an absent value "".
+        """A column as str objects (R,); numbers become text, lists are joined by ``|``, an absent value is "".
 
         Raises:
             UnknownNameError: If there is no such column.
             DataError: If a value is empty although one is required.
         """
         values = self._column(name)
+        if pa.types.is_list(values.type):
+            values = pc.binary_join(values, "|")
         if not pa.types.is_string(values.type):
             values = pc.cast(values, pa.string())
         array: TextArray = pc.fill_null(values, "").to_numpy(zero_copy_only=False).astype(object)
@@ -63,22 +65,41 @@ class Table:
             raise self.broken(int(empty[0]), f"{name} is empty.")
         return array
 
-    def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column as float64 (R,).
+    def ids(self, name: str) -> TextArray:
+        """A column of ids as str objects (R,), each once.
 
         Raises:
             UnknownNameError: If there is no such column.
-            DataError: If a value is no number.
+            DataError: If an id is empty or stands twice.
+        """
+        values = self.text(name)
+        again = pd.Series(values).duplicated().to_numpy()
+        if again.any():
+            row = int(np.argmax(again))
+            raise self.broken(row, f"{name} {values[row]!r} stands there twice.", "Keep one line of each.")
+        return values
+
+    def numbers(self, name: str, required: bool = True) -> NDArray[np.float64]:
+        """A column as float64 (R,); an absent value is NaN.
+
+        Raises:
+            UnknownNameError: If there is no such column.
+            DataError: If a value is no number, or is absent although one is required.
         """
         values = self._column(name)
         if pa.types.is_timestamp(values.type):
             values = pc.cast(pc.cast(values, pa.timestamp("s"), safe=False), pa.int64())
         try:
-            return np.asarray(pc.cast(values, pa.float64()).to_numpy(), np.float64)
+            numbers = np.asarray(pc.cast(values, pa.float64()).to_numpy(), np.float64)
         except pa.ArrowInvalid:
-            raw = values.to_pandas()
-            row = int(np.flatnonzero(pd.to_numeric(raw, errors="coerce").isna())[0])
-            raise self.broken(row, f"{name} is {str(raw.iloc[row])!r}, not a number.") from None
+            numbers = pd.to_numeric(values.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        except pa.ArrowNotImplementedError:
+            raise DataError(f"Column {name!r} holds {values.type}, not numbers.", self.path) from None
+        for row in np.flatnonzero(np.isnan(numbers)):
+            raw = values[int(row)].as_py()
+            if required or raw not in (None, ""):
+                raise self.broken(int(row), f"{name} is {raw!r}, not a number.")
+        return numbers
 
     def broken(self, row: int, message: str, remedy: str = "Correct or remove the line.") -> DataError:
         """An error that points at a row."""
@@ -87,7 +108,9 @@ class Table:
     def _column(self, name: str) -> pa.ChunkedArray:
         names = self.columns.column_names
         if name not in names:
-            raise UnknownNameError("column", name, names, str(self.path), "Set the names under data.columns.")
+            raise UnknownNameError(
+                "column", name, names, str(self.path), "Set the names under data.columns (timestamp may be null)."
+            )
         if names.count(name) > 1:
             raise DataError(f"Column {name!r} stands there twice.", self.path, 1, "Rename or remove one of them.")
         return self.columns.column(name)

@@ -135,7 +135,7 @@ def entropy(mass: FloatArray) -> FloatArray:
 
 
 def calibration(history: FloatArray, shown: FloatArray, alpha: float = 0.01) -> FloatArray:
-    """Miscalibration: KL divergence in nats of shown categories from those of the user's past (Steck 2018, eq. 3).
+    """Miscalibration: KL divergence in nats of shown categories from those of the user's past (Steck 2018).
 
     KL(p || (1 - alpha) q + alpha p), where p are the shares of categories in the history and q those in what was
     shown. 0 is perfectly calibrated; -ln alpha (4.6 for 0.01) is the most.

@@ -153,6 +153,8 @@ def _mass(history: pd.Series[Any], item_categories: BoolArray) -> FloatArray:
 
 def split_by_cell(frame: pd.DataFrame, world: World) -> dict[Cell, Rows]:
     """The rows of each evaluated cell that has any, in their order; slices where a cell's rows stand together."""
+    if not len(frame):
+        return {}
     column = pd.Categorical(frame["recommender"])
     names, seeds = list(world.recommenders), sorted({seed for _, seed in world.cells})
     rank = {name: i for i, name in enumerate(names)}

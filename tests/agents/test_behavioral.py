@@ -92,7 +92,7 @@ def test_cascade_reads_from_the_top_and_logit_clicks_at_most_once():
 
 
 def test_users_click_what_they_like():
-    model, visible, rows = seat(appeal=-1.0)
+    model, visible, rows = seat(appeal=-1.0, taste=1.0, interest=0.0)
     items = np.tile(np.array([0, 1, 2, 3, 4]), (len(rows), 1))
     _, trace = model.react(visible.observe(rows), slates(items))
     same = rows[:, None] % 2 == items % 2

@@ -74,7 +74,7 @@ def test_new_people_come_from_the_distribution_and_are_nobody():
     known = fitted.tastes
     np.testing.assert_allclose(many.bias.mean(), known.bias.mean(), atol=4 * known.bias.std() / 2000**0.5 + 1e-3)
     np.testing.assert_allclose(many.bias.std(), known.bias.std(), rtol=0.1)
-    np.testing.assert_allclose(np.cov(many.factors.T), np.cov(known.factors.T), atol=0.15)
+    np.testing.assert_allclose(np.cov(many.factors.T), np.cov(known.factors.T), atol=0.2)
     distance = np.linalg.norm(many.factors[:200, None] - known.factors[None], axis=2)
     assert distance.min() > 0
 

@@ -88,7 +88,7 @@ def test_unknown_baseline(fake_run):
 def test_empty_run_is_refused(fake_run):
     empty = copy.copy(fake_run)
     empty.tables = {name: frame.iloc[:0] for name, frame in fake_run.tables.items()}
-    with pytest.raises(RunFolderError, match="no sessions.*--resume"):
+    with pytest.raises(RunFolderError, match=r"no sessions.*--resume"):
         summary_table(empty)
 
 

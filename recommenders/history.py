@@ -1,0 +1,46 @@
+"""Histories as sparse matrices: of the training data, and of the users who are served."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from recsim_env.records import Dataset, IntArray, ObservationBatch
+
+
+def interaction_matrix(dataset: Dataset) -> sparse.csr_array:
+    """Who rated or clicked what, float32 (U, I) of zeros and ones; stars do not matter."""
+    ratings = dataset.ratings
+    ones = np.ones(len(ratings), np.float32)
+    shape = (dataset.n_users, dataset.n_items)
+    matrix = sparse.coo_array((ones, (ratings.user_index, ratings.item_index)), shape=shape).tocsr()
+    matrix.data[:] = 1.0  # the conversion adds up items that a user clicked again
+    return matrix
+
+
+def history_matrix(obs: ObservationBatch, n_items: int, half_life: float | None = None) -> sparse.csr_array:
+    """The histories of an observation, float32 (N, I).
+
+    Args:
+        obs: Observations of N users.
+        n_items: I.
+        half_life: A history item weighs ``0.5 ** (back / half_life)``, where ``back`` is 0 for the most recent; with
+            None all weigh 1. An item that occurs twice counts once, by its last occurrence.
+    """
+    n, length = obs.history.shape
+    weights = np.ones(length, np.float32)
+    if half_life is not None:
+        weights = np.exp2(-np.arange(length - 1, -1, -1) / half_life).astype(np.float32)
+    rows, places = np.nonzero(obs.history < n_items)
+    items = obs.history[rows, places]
+    last = _last_occurrence(rows, items, n_items)
+    rows, places, items = rows[last], places[last], items[last]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
+    return sparse.csr_array((weights[places], items, offsets), shape=(n, n_items))
+
+
+def _last_occurrence(rows: IntArray, items: IntArray, n_items: int) -> IntArray:
+    """Positions of the last event of each (row, item), ascending."""
+    pairs = rows.astype(np.int64) * n_items + items
+    _, from_end = np.unique(pairs[::-1], return_index=True)
+    return np.sort(len(pairs) - 1 - from_end)

@@ -1,0 +1,154 @@
+"""Random slates with exact propensities, fast enough to log millions of turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from recsim_env.draws import Draws
+from recsim_env.interfaces import Config, Recommender
+from recsim_env.recommenders.sampling import repeated, top_k
+from recsim_env.recommenders.store import read_state, write_state
+from recsim_env.records import (
+    BoolArray,
+    ByteArray,
+    Dataset,
+    FloatArray,
+    IntArray,
+    ObservationBatch,
+    SlateBatch,
+    is_seen,
+    unpack_seen,
+)
+
+BLOCK = 4096
+"""Users whose slates are drawn at once; fits a processor's cache."""
+SPARE = 8
+"""Items drawn beyond the slate's length, to replace those that were seen or drawn twice."""
+RANKED = 256
+"""Users whose whole catalogue is ranked at once, where drawing with rejection did not fill the slate."""
+
+
+class UniformConfig(Config):
+    """Settings of :class:`Uniform`."""
+
+    exclude_seen: bool = True
+    """Never show what the user has clicked or rated before."""
+
+
+class Uniform(Recommender):
+    """Every slate of allowed items alike: the logging policy with the widest support.
+
+    Items are drawn with replacement and rejected when seen or drawn twice. All slates are equally likely among those
+    that come out, so users who run out of draws can be served by ranking their whole catalogue at random instead.
+    """
+
+    config_class: ClassVar[type[Config]] = UniformConfig
+    config: UniformConfig
+    n_items = 0
+
+    def fit(self, dataset: Dataset, draws: Draws) -> None:
+        """Takes the number of items; nothing is learned."""
+        self.n_items = dataset.n_items
+
+    def recommend(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> SlateBatch:
+        """Random slates."""
+        items = np.empty((obs.n, slate_size), np.int32)
+        for start in range(0, obs.n, BLOCK):
+            rows = np.arange(start, min(start + BLOCK, obs.n))
+            items[rows] = self._draw(obs if obs.n <= BLOCK else obs.take(rows), slate_size, draws)
+        n_allowed = self._n_allowed(obs)
+        left = np.maximum(n_allowed[:, None] - np.arange(slate_size), 1)
+        marginal = np.where(items == self.n_items, 1.0, 1.0 / np.maximum(n_allowed, 1)[:, None])
+        # An empty position follows when nothing is left: then 1 / max(left, 1) is 1.
+        return SlateBatch(items, (1.0 / left).astype(np.float32), marginal.astype(np.float32), "uniform", self.version)
+
+    def log_prob(self, obs: ObservationBatch, items: IntArray) -> FloatArray:
+        """One over the number of items left, float64 (N, K)."""
+        shown = items < self.n_items
+        possible = shown & ~repeated(items)
+        if obs.candidates is not None:
+            possible &= (items[:, :, None] == obs.candidates[:, None, :]).any(axis=2)
+        if self.config.exclude_seen:
+            possible &= ~is_seen(obs.seen, items)
+        earlier: IntArray = np.cumsum(possible, axis=1) - possible
+        left = np.maximum(self._n_allowed(obs)[:, None] - earlier, 1)
+        return np.where(possible, -np.log(left), np.where(shown, -np.inf, 0.0))
+
+    def save(self, folder: Path) -> None:
+        """Writes the configuration and the number of items."""
+        meta = {"config": self.config.model_dump(mode="json"), "version": self.version, "n_items": self.n_items}
+        write_state(folder, type(self).__name__, meta, {})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what :meth:`save` wrote."""
+        meta, _ = read_state(folder, cls.__name__)
+        made = cls(cls.config_class.model_validate(meta["config"]))
+        made.version, made.n_items = meta["version"], meta["n_items"]
+        return made
+
+    def _n_allowed(self, obs: ObservationBatch) -> IntArray:
+        """Number of items that may be shown, int64 (N,)."""
+        if obs.candidates is not None:
+            return self._allowed(obs).sum(axis=1)
+        if not self.config.exclude_seen:
+            return np.full(obs.n, self.n_items)
+        return self.n_items - count_bits(obs.seen)
+
+    def _allowed(self, obs: ObservationBatch) -> BoolArray:
+        """Which slots may be shown, bool (N, M): slots of the candidates, or of the catalogue."""
+        if obs.candidates is None:
+            seen = unpack_seen(obs.seen, self.n_items)
+            return ~seen if self.config.exclude_seen else np.ones_like(seen)
+        allowed = obs.candidates < self.n_items
+        return allowed & ~is_seen(obs.seen, obs.candidates) if self.config.exclude_seen else allowed
+
+    def _draw(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> IntArray:
+        """Slates of a block of users, int (N, K)."""
+        if obs.candidates is not None:
+            return self._ranked(obs, slate_size, draws)
+        bits = draws.bits(draws.keys("slate", obs.user_index, obs.day, obs.session, obs.turn), _lanes(slate_size))
+        bits >>= np.uint64(32)
+        bits *= np.uint64(self.n_items)
+        bits >>= np.uint64(32)  # from 32 random bits to an item, without a division
+        items = bits.astype(np.int32)
+        valid = ~is_seen(obs.seen, items) if self.config.exclude_seen else np.ones(items.shape, np.bool_)
+        order = np.sort(items, axis=1)
+        twice = np.flatnonzero((order[:, 1:] == order[:, :-1]).any(axis=1))
+        if twice.size:
+            valid[twice] &= ~repeated(items[twice])
+        number = np.cumsum(valid, axis=1, dtype=np.int16)
+        short = np.flatnonzero(number[:, -1] < slate_size)
+        if short.size:
+            valid[short], number[short] = True, np.arange(1, items.shape[1] + 1)
+        valid &= number <= slate_size
+        slates = items[valid].reshape(obs.n, slate_size)
+        for start in range(0, len(short), RANKED):
+            rows = short[start : start + RANKED]
+            slates[rows] = self._ranked(obs.take(rows), slate_size, draws)
+        return slates
+
+    def _ranked(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> IntArray:
+        """The same by ranking all that is allowed at random: works however little is left."""
+        lanes: IntArray = np.arange(self.n_items) if obs.candidates is None else obs.candidates
+        keys = draws.keys("slate-ranked", obs.user_index, obs.day, obs.session, obs.turn)
+        luck = np.where(self._allowed(obs), draws.uniforms(keys, lanes), np.float32(-np.inf))
+        slots = top_k(luck, slate_size)
+        shown = np.minimum(slots, luck.shape[1] - 1)
+        picked = shown if lanes.ndim == 1 else np.take_along_axis(lanes, shown, axis=1)
+        return np.where(slots < luck.shape[1], picked, self.n_items)
+
+
+def count_bits(packed: ByteArray) -> IntArray:
+    """Number of set bits of each row, int64 (N,)."""
+    n, width = packed.shape
+    words = np.zeros((n, -(-width // 8) * 8), np.uint8)  # whole 64-bit words are counted faster
+    words[:, :width] = packed
+    return np.bitwise_count(words.view(np.uint64)).sum(axis=1, dtype=np.int64)
+
+
+def _lanes(slate_size: int) -> IntArray:
+    return np.arange(slate_size + SPARE)

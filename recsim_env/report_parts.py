@@ -1,0 +1,140 @@
+"""Parts of the report that show a run's record and one session; every text is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from recsim_env.evaluation.story import Page, Shown, Story
+from recsim_env.records import MessageKind, NextAction
+
+_ACTIONS = {
+    NextAction.NEXT: "goes on to the next page",
+    NextAction.SEARCH: "searches",
+    NextAction.INSTRUCT: "tells the recommender what to change",
+    NextAction.LEAVE: "leaves",
+}
+
+
+def banner(manifest: Mapping[str, Any]) -> str:
+    """A visible warning where the run did not reach its end, "" where it did."""
+    status = str(manifest.get("status", "unknown"))
+    scenario = manifest["scenario"]
+    planned = len(scenario.get("recommenders", ())) * int(scenario.get("replications", 1))
+    done = len(manifest.get("cells", ()))
+    if status == "complete" and done >= planned:
+        return ""
+    what = f"all {planned}" if done >= planned else f"{done} of {planned}"
+    which = (
+        f"The figures are of the {what} combinations of recommender and seed that reached the last day."
+        if done
+        else "No recommender reached the last day: the figures go up to the last stored day and compare nothing fairly."
+    )
+    error = f"<span>{escape(str(manifest['error']))}</span>" if manifest.get("error") else ""
+    return f'<div class="banner" role="alert">This run is not complete (status: {escape(status)}). {which}{error}</div>'
+
+
+def facts(manifest: Mapping[str, Any], n_cells: int) -> str:
+    """What was run, on what, with what."""
+    scenario, data = manifest["scenario"], manifest.get("data", {})
+    users, git = scenario.get("users", {}), manifest.get("git") or {}
+    hardware = manifest.get("hardware", {})
+    commit = f"{git['commit'][:12]}{' with local changes' if git.get('dirty') else ''}" if git.get("commit") else None
+    size = [f"{data[f'n_{what}']:,} {what}" for what in ("users", "items", "ratings") if f"n_{what}" in data]
+    rows = {
+        "Scenario": " – ".join(filter(None, [str(scenario.get("name", "")), str(scenario.get("description", ""))])),
+        "Data": f"{data.get('name', 'unknown')} ({', '.join(size)})" if size else data.get("name"),
+        "Simulated users": f"{users.get('count', '?')}, model {users.get('model', '?')}",
+        "Length": f"{scenario.get('days', '?')} days, pages of {scenario.get('slate_size', '?')} items",
+        "Seeds": ", ".join(str(seed) for seed in manifest.get("seeds", [])) or scenario.get("seed"),
+        "Compared": f"{n_cells} combinations of recommender and seed",
+        "Status": manifest.get("status"),
+        "Started": manifest.get("started"),
+        "Took": f"{manifest['seconds']:,.0f} s" if manifest.get("seconds") is not None else None,
+        "Hardware": ", ".join(f"{v} {_HARDWARE.get(k, '')}".strip() for k, v in hardware.items() if v is not None)
+        if isinstance(hardware, Mapping)
+        else hardware,
+        "Versions": ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items()),
+        "Code": commit or manifest.get("git_commit"),
+    }
+    lines = "".join(f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in rows.items() if v not in (None, ""))
+    return f'<dl class="facts">{lines}</dl>'
+
+
+_HARDWARE = {"cores": "cores", "memory_gib": "GiB memory"}
+
+
+def said(counts: pd.DataFrame) -> str:
+    """Table of message counts, as :func:`recsim_env.evaluation.story.message_counts` gives them."""
+    titles = {
+        "pages": "Pages", "searches": "Users' searches", "instructions": "Users' instructions",
+        "answers": "Recommender's answers", "fallbacks": "Fallbacks of the user model",
+    }  # fmt: skip
+    head = "".join(f"<th>{title}</th>" for title in titles.values())
+    rows = "".join(
+        f"<tr><th>{escape(str(name))}</th>{''.join(f'<td>{int(row[column]):,}</td>' for column in titles)}</tr>"
+        for name, row in counts.iterrows()
+    )
+    return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def session(story: Story) -> str:
+    """One session page by page."""
+    who = f"User {story.user_id} (number {story.user}, seed {story.seed}) under {story.recommender}, day {story.day}."
+    profile = ", ".join(f"{name}: {value}" for name, value in story.profile.items())
+    past = "; ".join(f"{title}{f' ({stars:g} stars)' if stars is not None else ''}" for title, stars in story.past)
+    n_messages = sum(page.next_message is not None for page in story.pages)
+    n_answers = sum(page.answer is not None for page in story.pages)
+    end = "After this session the user stopped for good." if story.churned else ""
+    lines = [
+        who,
+        f"Profile: {profile}." if profile else "",
+        f"Last in the history: {past}." if past else "No history.",
+        f"{_count(len(story.pages), 'page')}, {_count(n_messages, 'message')} of the user, "
+        f"{_count(n_answers, 'answer')} of the recommender. {end}",
+    ]
+    head = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
+    return head + "".join(_page(page, number) for number, page in enumerate(story.pages, start=1))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _page(page: Page, number: int) -> str:
+    by = " (catalogue search)" if page.searched else ""
+    verb = "searched for" if page.message_kind == MessageKind.SEARCH else "asked"
+    rows = "".join(_item(item, place) for place, item in enumerate(page.items, start=1))
+    after = f"Mood {page.mood:+.2f}, boredom {page.boredom:.2f}, trust {page.trust:+.2f}. The user "
+    after += _ACTIONS[page.next_action] + "."
+    return (
+        f'<div class="page"><h3>Page {number}{by}</h3>'
+        f"{_bubble('user', f'The user {verb}', page.message)}{_bubble('recommender', 'Recommender', page.answer)}"
+        '<div class="wide"><table><thead><tr><th>#</th><th class="text">Title</th><th class="text">Genres</th>'
+        '<th class="text">Looked at</th><th class="text">Clicked</th><th>Watched</th><th>Stars</th></tr></thead>'
+        f'<tbody>{rows}</tbody></table></div><p class="soft">{escape(after)}</p>'
+        f"{_bubble('user', 'Thinks', page.thoughts)}"
+        # A message that leads to another page stands at the top of that page.
+        f"{_bubble('user', 'Says', page.next_message) if page.next_action == NextAction.LEAVE else ''}</div>"
+    )
+
+
+def _bubble(who: str, label: str, text: str | None) -> str:
+    return f'<div class="said {who}"><b>{label}:</b> {escape(text)}</div>' if text else ""
+
+
+def _item(item: Shown, place: int) -> str:
+    kind = "clicked" if item.clicked else "" if item.looked_at else "unseen"
+    year = f" ({item.year})" if item.year and f"({item.year})" not in item.title else ""
+    comment = f"<small>“{escape(item.comment)}”</small>" if item.comment else ""
+    watched = f"{item.watched_fraction:.0%}" if item.clicked else ""
+    stars = f"{item.stars:g} ★" if item.stars is not None else ""
+    looked, clicked = ("yes" if item.looked_at else "no"), ("yes" if item.clicked else "")
+    return (
+        f'<tr class="{kind}"><td>{place}</td><td class="text">{escape(item.title)}{year}{comment}</td>'
+        f'<td class="text">{escape(", ".join(item.categories))}</td><td class="text">{looked}</td>'
+        f'<td class="text">{clicked}</td><td>{watched}</td><td>{stars}</td></tr>'
+    )

@@ -1,0 +1,287 @@
+"""The house rules that no single module can keep alone: import directions, light imports, mounts, wheel contents."""
+
+import ast
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MOUNTED = ("agents", "recommenders", "scenarios")
+
+LAYERS = (
+    {"records", "errors", "draws"},
+    {
+        "interfaces",
+        "registry",
+        "data",
+        "rundir",
+        "scenario",
+        "engine.base",
+        "rewards",
+        "visible",
+        "manifest",
+        "rebuild",
+    },
+    {"agents", "recommenders", "engine", "evaluation", "scenarios"},
+    {"simulator", "calendar", "spaces", "slots", "page"},
+    {"env", "vector_env", "episodes", "wrappers", "population", "registration"},
+    {"build"},
+    {"runner", "training"},
+    {"experiments", "plots", "report", "report_parts", "web", "testing", "doctor"},
+    {"cli"},
+)
+"""Imports point downwards or stay in a layer: docs/architecture.md."""
+
+KNOWN_DEVIATIONS = {("env", "build"), ("vector_env", "build")}
+"""Upward imports that exist: the environment builds its own world. Nothing may be added here lightly."""
+
+FORBIDDEN_SIBLINGS = {
+    "agents": {"recommenders", "evaluation"},
+    "recommenders": {"agents", "evaluation"},
+    "engine": {"agents", "recommenders", "evaluation"},
+    "evaluation": {"agents", "recommenders", "engine"},
+}
+"""Parts of one layer that stay apart. Users and recommenders may speak to an engine; metrics read run folders only."""
+
+THROUGH_THE_REGISTRY = {"simulator", "calendar", "spaces", "env", "vector_env", "build", "runner"}
+"""Core modules, which know plug-ins by name only."""
+
+ONLY_IMPORTERS = {
+    "mesa": {"recsim_env.population"},
+    "vllm": {"recsim_env.engine.vllm", "recsim_env.training.grpo"},
+    "trl": {"recsim_env.training.grpo"},
+}
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Syntax trees of all modules of the package by import name."""
+    folders = {"recsim_env": ROOT / "recsim_env", **{f"recsim_env.{m}": ROOT / m for m in MOUNTED}}
+    found = {}
+    for name, folder in folders.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            if name == "recsim_env" and parts[0] in MOUNTED:  # the links, should the walk follow them
+                continue
+            module = ".".join((name, *parts)).removesuffix(".__init__")
+            found[module] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imports(tree: ast.Module, modules: set[str]) -> set[str]:
+    """Modules that a tree imports anywhere: in functions and under TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the direction; write recsim_env.x"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else str(node.module) for name in names}
+    return found
+
+
+def unit(module: str) -> str:
+    """The part of the house that a module belongs to, as named in LAYERS."""
+    inner = module.removeprefix("recsim_env.")
+    return inner if inner == "engine.base" else inner.split(".")[0]
+
+
+def level(module: str) -> int:
+    known = [i for i, layer in enumerate(LAYERS) if unit(module) in layer]
+    assert known, f"{module} has no layer: add {unit(module)!r} to LAYERS and to docs/architecture.md"
+    return known[0]
+
+
+def edges() -> list[tuple[str, str]]:
+    modules = set(sources())
+    return [
+        (module, target)
+        for module, tree in sources().items()
+        if module != "recsim_env"  # its names are loaded late
+        for target in sorted(imports(tree, modules))
+        if target.startswith("recsim_env.")
+    ]
+
+
+def test_the_walk_sees_the_package():
+    assert {
+        "recsim_env.records",
+        "recsim_env.agents.behavioral",
+        "recsim_env.recommenders",
+        "recsim_env.data.load",
+    } <= set(sources())
+    assert ("recsim_env.data.load", "recsim_env.registry") in edges()
+    assert len(edges()) > 100
+
+
+def test_the_rule_catches_what_it_should():
+    tree = ast.parse(
+        "def f():\n    from recsim_env import cli\nif TYPE_CHECKING:\n    from recsim_env.build import World\n"
+    )
+    assert imports(tree, {"recsim_env.cli"}) == {"recsim_env.cli", "recsim_env.build"}
+    assert level("recsim_env.engine.base") < level("recsim_env.agents.llm") < level("recsim_env.simulator")
+    with pytest.raises(AssertionError, match="has no layer"):
+        level("recsim_env.nowhere")
+
+
+def test_imports_point_downwards():
+    upwards = {(a, b) for a, b in edges() if level(b) > level(a) and (unit(a), unit(b)) not in KNOWN_DEVIATIONS}
+    assert not upwards
+
+
+def test_known_deviations_still_exist():
+    assert {(unit(a), unit(b)) for a, b in edges()} >= KNOWN_DEVIATIONS
+
+
+def test_parts_of_one_layer_stay_apart():
+    assert not [(a, b) for a, b in edges() if unit(b) in FORBIDDEN_SIBLINGS.get(unit(a), ())]
+
+
+def test_the_core_reaches_plug_ins_through_the_registry():
+    plug_ins = {"agents", "recommenders"}
+    assert not [(a, b) for a, b in edges() if unit(a) in THROUGH_THE_REGISTRY and unit(b) in plug_ins]
+
+
+@pytest.mark.parametrize("package", sorted(ONLY_IMPORTERS))
+def test_heavy_packages_have_one_door(package):
+    modules = set(sources())
+    importers = {m for m, tree in sources().items() if package in {i.split(".")[0] for i in imports(tree, modules)}}
+    assert importers <= ONLY_IMPORTERS[package]
+
+
+def bad_habits(module: str, tree: ast.Module) -> list[str]:
+    """Pickle, eval, exec, print outside the command line, and generators with global state."""
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+            if any(n.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "random"} for n in names):
+                found.append(f"{module}:{node.lineno} imports {names}")
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in {"eval", "exec"} or (called == "print" and module != "recsim_env.cli"):
+                found.append(f"{module}:{node.lineno} calls {called}")
+            if any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords):
+                found.append(f"{module}:{node.lineno} allows pickle")
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"np.random", "numpy.random"}:
+            # Types and seeded generators, for libraries that want one, have no global state.
+            if node.attr not in {"Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", "Philox"}:
+                found.append(f"{module}:{node.lineno} uses np.random.{node.attr}")
+    return found
+
+
+def test_no_bad_habits():
+    assert not [line for module, tree in sources().items() for line in bad_habits(module, tree)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import random",
+        "eval('1')",
+        "exec('1')",
+        "print(1)",
+        "np.load(f, allow_pickle=True)",
+        "np.random.seed(0)",
+        "x = np.random.rand(3)",
+    ],
+)
+def test_each_bad_habit_is_caught(code):
+    assert bad_habits("recsim_env.x", ast.parse(code))
+
+
+@pytest.mark.parametrize("code", ["model.eval()", "np.load(f, allow_pickle=False)", "np.random.default_rng(seed)"])
+def test_good_habits_pass(code):
+    assert not bad_habits("recsim_env.x", ast.parse(code))
+
+
+def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("module", ["recsim_env", "recsim_env.cli", "recsim_env.build"])
+def test_imports_stay_light(module, tmp_path):
+    code = (
+        f"import sys, {module}\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'mesa', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {sorted(heavy)}' if heavy else 0)"
+    )
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", MOUNTED)
+def test_bare_names_are_refused(name):
+    done = run_python(f"import {name}", ROOT)
+    assert done.returncode == 1
+    assert f"ImportError: Import 'recsim_env.{name}', not '{name}'" in done.stderr
+
+
+def build_wheel(target: Path) -> Path:
+    """Builds a wheel out of a copy of the tree, so that nothing is left behind in it."""
+    tree = target / "tree"
+    skipped = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "runs", "shared")
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=skipped)
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(target / "dist"), str(tree)]
+    # The environment's own setuptools is used where it is new enough, else a fresh one is fetched.
+    if importlib.util.find_spec("setuptools"):
+        major = int(importlib.metadata.version("setuptools").split(".")[0])
+        command += ["--no-isolation"] if major >= 77 else []
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (target / "dist").glob("*.whl")
+    return wheel
+
+
+def test_wheel_holds_everything_and_nothing_else(tmp_path):
+    wheel = build_wheel(tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    expected = {f"{module.replace('.', '/')}.py" for module in sources() if module != "recsim_env"}
+    packages = {f"{path.removesuffix('.py')}/__init__.py" for path in expected if path not in names}
+    assert {p for p in expected if p not in names and f"{p.removesuffix('.py')}/__init__.py" not in names} == set()
+    assert packages <= names
+    assert {f"recsim_env/{m}/__init__.py" for m in MOUNTED} <= names
+    assert {f"recsim_env/scenarios/{p.name}" for p in (ROOT / "scenarios").glob("*.yaml")} <= names
+    builtin = {f"recsim_env/data/builtin/{n}" for n in ("ratings.parquet", "items.parquet", "LICENSE-movietweetings")}
+    assert builtin | {"recsim_env/py.typed"} <= names
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"recsim_env"}
+    licences = {name.split("/licenses/")[-1] for name in names if "/licenses/" in name}
+    assert {"LICENSE", "recsim_env/data/builtin/LICENSE-movietweetings"} <= licences
+
+    code = (
+        "import recsim_env, recsim_env.agents\n"
+        "from recsim_env.registry import datasets\n"
+        "from recsim_env.scenario import scenario_names\n"
+        "print(recsim_env.__file__, recsim_env.agents.__file__, sep='\\n')\n"
+        "print(len(datasets.get('movietweetings')().ratings), len(scenario_names()))"
+    )
+    done = run_python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 0, done.stderr
+    package, agents, counts = done.stdout.split("\n")[:3]
+    assert package.startswith(str(tmp_path / "site"))
+    assert agents.startswith(str(tmp_path / "site"))
+    assert counts == f"44613 {len(list((ROOT / 'scenarios').glob('*.yaml')))}"
