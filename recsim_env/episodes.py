@@ -15,6 +15,8 @@ from recsim_env.simulator import Outcome, Simulator
 
 NO_LIMIT = 2**20 - 1
 """More pages than any session has."""
+WEEK = 7
+"""Days that are looked ahead at once."""
 
 
 class Episodes:
@@ -90,15 +92,21 @@ class Episodes:
 
     def _open_next(self, rows: IntArray, day: IntArray, session: IntArray) -> BoolArray:
         """Opens each user's next session, asked for from (day, session) on; False where the days are over first."""
-        day, session = day.copy(), session.copy()
+        days = self.scenario.days
         opened = np.zeros(len(rows), np.bool_)
-        asked = np.flatnonzero(day < self.scenario.days)
-        while asked.size:
-            opens = self.simulator.calendar.opens(rows[asked], day[asked], session[asked])
-            opened[asked[opens]] = True
-            asked = asked[~opens]
-            day[asked] += 1
-            session[asked] = 0
-            asked = asked[day[asked] < self.scenario.days]
+        day, session = day.copy(), session.copy()
+        asked = np.flatnonzero(day < days)
+        while asked.size:  # whole weeks at a time: satisfaction does not change while nobody is there
+            ahead = day[asked, None] + np.arange(WEEK)
+            number = np.zeros_like(ahead)
+            number[:, 0] = session[asked]
+            who = np.repeat(rows[asked], WEEK)
+            opens = self.simulator.calendar.opens(who, ahead.ravel(), number.ravel()).reshape(ahead.shape)
+            opens &= ahead < days
+            first, comes = opens.argmax(axis=1), opens.any(axis=1)
+            opened[asked] = comes
+            day[asked] = np.where(comes, day[asked] + first, day[asked] + WEEK)
+            session[asked] = np.where(comes & (first == 0), session[asked], 0)
+            asked = asked[~comes & (day[asked] < days)]
         self.simulator.open(rows[opened], day[opened], session[opened])
         return opened

@@ -26,7 +26,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 # Okabe and Ito without yellow, which is too light on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
 GREY = "#8A8A8A"
 DPI = 120
 _PLACES = tuple((far, right, up) for far in (7, 18, 32, 48) for right, up in ((1, 1), (-1, 1), (1, -1), (-1, -1)))
@@ -213,8 +213,8 @@ def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     longest = max((len(label) for label in labels), default=1)
     if len(labels) > 1:
-        n_columns = max(1, min(len(labels), 96 // (longest + 7)))
-        n_rows = -(-len(labels) // n_columns)
+        n_rows = -(-len(labels) // max(1, 96 // (longest + 7)))
+        n_columns = -(-len(labels) // n_rows)
         figure.set_figheight(figure.get_figheight() + 0.19 * (n_rows - 1))  # the axes keep their height
         figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
 

@@ -89,10 +89,10 @@ def rebuild(run: Run, cell: str) -> Iterator[tuple[ObservationBatch, SlateBatch,
         obs = replace(state.observe(rows), candidates=_candidates(part))
         block = {name: values[start:stop] for name, values in grid.items()}
         searched = policies[start:stop] == SEARCH_POLICY
-        named = policies[start:stop][~searched]
+        named, versions = policies[start:stop][~searched], part["version"].to_numpy(object)[~searched]
         slate = SlateBatch(
             block["item"].astype(np.int32), block["propensity"], block["position_propensity"],
-            str(named[0]) if len(named) else SEARCH_POLICY, str(part["version"].iloc[0]),
+            str(named[0]) if len(named) else SEARCH_POLICY, str(versions[0]) if len(versions) else "",
             _texts(part["answer"]), searched,
         )  # fmt: skip
         feedback = Feedback(

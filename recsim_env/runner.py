@@ -332,7 +332,7 @@ def _write_turn(writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, ou
     turns = {
         **when,
         "policy": (codes, [slate.policy, SEARCH_POLICY]),
-        "version": slate.version,
+        "version": (codes, [slate.version, ""]),
         "message_kind": obs.message_kind,
         "message": _column(obs.message),
         "candidates": obs.candidates,

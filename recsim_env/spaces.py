@@ -18,6 +18,7 @@ from recsim_env.records import (
     Feedback,
     FloatArray,
     IntArray,
+    MessageKind,
     ObservationBatch,
     RatingScale,
     SlateBatch,
@@ -27,6 +28,8 @@ from recsim_env.records import (
 from recsim_env.scenario import Scenario
 
 Observation: TypeAlias = dict[str, NDArray[Any]]
+
+_KINDS = np.eye(len(MessageKind), dtype=np.float32)
 
 
 def action_space(scenario: Scenario, n_items: int) -> spaces.Space[Any]:
@@ -129,7 +132,7 @@ class Observer:
             "page": self._page(obs),
             "clock": self._clock(obs),
             "message": obs.message_vector.astype(np.float32),
-            "message_kind": (obs.message_kind[:, None] == np.arange(3)).astype(np.float32),
+            "message_kind": _KINDS.take(obs.message_kind, axis=0),
         }
         if obs.candidates is not None:
             shown = self._items.take(obs.candidates, axis=0)
@@ -146,26 +149,27 @@ class Observer:
         user = np.empty((len(rows), c + 2), np.float32)
         np.divide(sums[:, :c], np.maximum(sums[:, c : c + 1], 1.0), out=user[:, :c])
         user[:, c] = sums[:, c + 2] / np.maximum(sums[:, c + 1], 1.0)
-        user[:, c + 1] = np.log1p(sums[:, c]) / np.log1p(np.float32(self.n_items))
-        user[:, c + 1] = np.minimum(user[:, c + 1], 1.0)
-        np.clip(user[:, : c + 1], -1.0, 1.0, out=user[:, : c + 1])  # sums of float32 may be off in the last bit
-        return user
+        user[:, c + 1] = np.log1p(sums[:, c]) * np.float32(1.0 / np.log1p(self.n_items))
+        np.maximum(user, np.float32(-1.0), out=user)  # sums of float32 may be off in the last bit
+        return np.minimum(user, np.float32(1.0), out=user)
 
     def _page(self, obs: ObservationBatch) -> FloatArray:
         k, c, last = obs.last_slate.shape[1], self.n_categories, obs.last_feedback
         page = np.zeros((obs.n, c + 2), np.float32)
         hits, starts, who = _hits(last.clicked)
         if hits.size:
-            shares = self._shares.take(obs.last_slate.ravel()[hits], axis=0)
-            page[who, :c] = np.add.reduceat(shares, starts, axis=0)
-        page[:, c], page[:, c + 1] = last.clicked.sum(axis=1), last.watched_fraction.sum(axis=1)
+            page[who, :c] = np.add.reduceat(self._shares.take(obs.last_slate.ravel()[hits], axis=0), starts, axis=0)
+            page[who, c] = np.diff(starts, append=len(hits))
+            page[who, c + 1] = np.add.reduceat(last.watched_fraction.ravel()[hits], starts)
         page /= np.float32(k)
-        return np.minimum(page, 1.0, out=page)
+        return np.minimum(page, np.float32(1.0), out=page)
 
     def _clock(self, obs: ObservationBatch) -> FloatArray:
         s = self.scenario
-        parts = (obs.day / s.days, obs.session / s.calendar.max_sessions, obs.turn / s.max_turns, obs.turn == 0)
-        return np.minimum(np.stack(parts, axis=1), 1.0).astype(np.float32)
+        clock = np.empty((obs.n, 4), np.float32)
+        clock[:, 0], clock[:, 1] = obs.day / np.float32(s.days), obs.session / np.float32(s.calendar.max_sessions)
+        clock[:, 2], clock[:, 3] = obs.turn / np.float32(s.max_turns), obs.turn == 0
+        return clock
 
 
 def _centred(ratings: FloatArray, scale: RatingScale) -> FloatArray:

@@ -148,7 +148,7 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
             "clicked": outcome.feedback.clicked.copy(),
             "replaced": replaced,
             "clicks": outcome.feedback.clicked.sum(axis=1),
-            "watched": outcome.feedback.watched_fraction.sum(axis=1),
+            "watched": np.einsum("nk->n", outcome.feedback.watched_fraction),
         }
         final = self._turn_over(np.flatnonzero(terminated | truncated), page)
         self.observation_batch = episodes.simulator.observe(episodes.rows)

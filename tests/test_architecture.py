@@ -32,7 +32,7 @@ LAYERS = (
     },
     {"agents", "recommenders", "engine", "evaluation", "scenarios"},
     {"simulator", "calendar", "spaces", "slots", "page"},
-    {"env", "vector_env", "episodes", "wrappers", "population", "registration"},
+    {"env", "vector_env", "vector_checker", "episodes", "wrappers", "population", "registration"},
     {"build"},
     {"runner", "training"},
     {"experiments", "plots", "report", "report_parts", "web", "testing", "doctor"},
@@ -62,18 +62,23 @@ ONLY_IMPORTERS = {
 
 
 @cache
+def files() -> dict[str, Path]:
+    """All modules of the package: path inside the package to file."""
+    folders = {"recsim_env": ROOT / "recsim_env", **{f"recsim_env/{m}": ROOT / m for m in MOUNTED}}
+    return {
+        f"{place}/{path.relative_to(folder).as_posix()}": path
+        for place, folder in folders.items()
+        for path in sorted(folder.rglob("*.py"))
+        # The links to the mounted folders, should the walk follow them.
+        if not (place == "recsim_env" and path.relative_to(folder).parts[0] in MOUNTED)
+    }
+
+
+@cache
 def sources() -> dict[str, ast.Module]:
-    """Syntax trees of all modules of the package by import name."""
-    folders = {"recsim_env": ROOT / "recsim_env", **{f"recsim_env.{m}": ROOT / m for m in MOUNTED}}
-    found = {}
-    for name, folder in folders.items():
-        for path in sorted(folder.rglob("*.py")):
-            parts = path.relative_to(folder).with_suffix("").parts
-            if name == "recsim_env" and parts[0] in MOUNTED:  # the links, should the walk follow them
-                continue
-            module = ".".join((name, *parts)).removesuffix(".__init__")
-            found[module] = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    return found
+    """Syntax trees of all modules by import name."""
+    names = {inner: inner.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for inner in files()}
+    return {names[inner]: ast.parse(path.read_text(encoding="utf-8"), str(path)) for inner, path in files().items()}
 
 
 def imports(tree: ast.Module, modules: set[str]) -> set[str]:
@@ -158,6 +163,10 @@ def test_heavy_packages_have_one_door(package):
     assert importers <= ONLY_IMPORTERS[package]
 
 
+# Seeded generators, for libraries that want one, and reading the global state, to check that it stays as it is.
+STATELESS = {"Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", "Philox", "get_state"}
+
+
 def bad_habits(module: str, tree: ast.Module) -> list[str]:
     """Pickle, eval, exec, print outside the command line, and generators with global state."""
     found = []
@@ -174,9 +183,7 @@ def bad_habits(module: str, tree: ast.Module) -> list[str]:
             if any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords):
                 found.append(f"{module}:{node.lineno} allows pickle")
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"np.random", "numpy.random"}:
-            # Types and seeded generators, for libraries that want one, have no global state.
-            if node.attr not in {"Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", "Philox"}:
-                found.append(f"{module}:{node.lineno} uses np.random.{node.attr}")
+            found += [f"{module}:{node.lineno} uses np.random.{node.attr}"] * (node.attr not in STATELESS)
     return found
 
 
@@ -259,11 +266,7 @@ def test_wheel_holds_everything_and_nothing_else(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
-    expected = {f"{module.replace('.', '/')}.py" for module in sources() if module != "recsim_env"}
-    packages = {f"{path.removesuffix('.py')}/__init__.py" for path in expected if path not in names}
-    assert {p for p in expected if p not in names and f"{p.removesuffix('.py')}/__init__.py" not in names} == set()
-    assert packages <= names
-    assert {f"recsim_env/{m}/__init__.py" for m in MOUNTED} <= names
+    assert set(files()) <= names
     assert {f"recsim_env/scenarios/{p.name}" for p in (ROOT / "scenarios").glob("*.yaml")} <= names
     builtin = {f"recsim_env/data/builtin/{n}" for n in ("ratings.parquet", "items.parquet", "LICENSE-movietweetings")}
     assert builtin | {"recsim_env/py.typed"} <= names

@@ -20,7 +20,16 @@ def test_run_and_report(tmp_path):
     again = cli("report", "here", "--out", "other.html", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "other.html").exists()
-    resumed = cli("run", "quickstart", "--out", "here", "--resume", "--no-report", *(w for s in sets for w in ("--set", s)), cwd=tmp_path)
+    resumed = cli(
+        "run",
+        "quickstart",
+        "--out",
+        "here",
+        "--resume",
+        "--no-report",
+        *(w for s in sets for w in ("--set", s)),
+        cwd=tmp_path,
+    )
     assert resumed.returncode == 0, resumed.stderr
     second = cli("run", "quickstart", "--out", "here", cwd=tmp_path)
     assert second.returncode == 2

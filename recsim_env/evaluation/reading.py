@@ -52,9 +52,9 @@ def _offline(table: pd.DataFrame) -> str:
         return ""
     offline, online = known["ndcg"].idxmax(), known["retention"].idxmax()
     if offline == online:
-        start = f"Offline nDCG and retention both put {offline} first"
+        start = f"By their point estimates, offline nDCG and retention both put {offline} first"
     else:
-        start = f"Offline nDCG puts {offline} first, retention {online}"
+        start = f"By their point estimates, offline nDCG puts {offline} first and retention {online}"
     few = (
         " With fewer than eight recommenders, how well the two orders agree cannot be judged." if len(known) < 8 else ""
     )
@@ -67,9 +67,9 @@ def _coverage(evaluation: Evaluation, table: pd.DataFrame) -> str:
         return ""
     most, least = known.idxmax(), known.idxmin()
     found = evaluation.difference(str(most), str(least))["coverage"]
-    shares = f"{known.max():.1%} by {most} and {known.min():.1%} by {least}"
+    shares = f"{known.max():.1%} of the catalogue under {most}, {known.min():.1%} under {least}"
     open_end = "" if found.excludes_zero[0] else ", which the intervals do not tell apart"
-    return f"Of the catalogue, {shares} was shown at least once{open_end}."
+    return f"Shown at least once: {shares}{open_end}."
 
 
 def _figure(metric: Metric, value: float) -> str:

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsim_env.data.kcore import k_core, keep_core
@@ -113,6 +113,7 @@ def test_keep_core_keeps_every_row_together():
 pairs = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=50, unique=True)
 
 
+@settings(deadline=None)
 @given(pairs=pairs, k=st.integers(1, 5))
 def test_k_core_is_a_core_and_the_largest(pairs, k):
     user, item = (np.array([p[axis] for p in pairs], np.int64) for axis in (0, 1))

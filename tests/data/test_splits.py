@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsim_env.data.movietweetings import load_movietweetings
@@ -50,6 +50,7 @@ events = st.lists(
 
 
 @pytest.mark.parametrize("split", SPLITS)
+@settings(deadline=None)
 @given(events=events, share=st.floats(0.05, 0.95))
 def test_parts_are_disjoint_and_complete(split, events, share):
     data = make(events)
@@ -61,6 +62,7 @@ def test_parts_are_disjoint_and_complete(split, events, share):
     assert parts.train.catalog.popularity.tolist() == np.bincount(parts.train.ratings.item_index, minlength=8).tolist()
 
 
+@settings(deadline=None)
 @given(events=events)
 def test_last_out_takes_the_last(events):
     data = make(events)
@@ -78,6 +80,7 @@ def test_last_out_known_answer():
     assert parts.test.item_index.tolist() == [3, 4]  # equal times: the later row; user 1 keeps its only rating
 
 
+@settings(deadline=None)
 @given(events=events, share=st.floats(0.05, 0.95))
 def test_per_user_counts(events, share):
     data = make(events)
@@ -88,6 +91,7 @@ def test_per_user_counts(events, share):
     assert ((whole - test > 0) == (whole > 0)).all()
 
 
+@settings(deadline=None)
 @given(events=events, share=st.floats(0.05, 0.95))
 def test_by_time_cuts_in_time(events, share):
     data = make(events)
@@ -97,6 +101,7 @@ def test_by_time_cuts_in_time(events, share):
 
 
 @pytest.mark.parametrize("split", ["last-out", "per-user"])
+@settings(deadline=None)
 @given(events=events, users=st.permutations(range(6)), seed=st.integers(0, 5))
 def test_permuted_users_are_split_the_same(split, events, users, seed):
     """User u gets the row number users[u], and the rows are sorted by that; times are made different."""
