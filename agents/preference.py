@@ -268,7 +268,8 @@ def _interests(ratings: Ratings, dataset: Dataset, draws: Draws, n: int) -> tupl
     shape = (dataset.n_users, dataset.n_items)
     rated = sparse.csr_array((np.ones(len(ratings)), (ratings.user_index, ratings.item_index)), shape=shape)
     rated.data[:] = 1.0
-    n_user, n_item = rated.sum(axis=1), rated.sum(axis=0)
+    n_user: FloatArray = rated.sum(axis=1)
+    n_item: FloatArray = rated.sum(axis=0)
     scale_user, scale_item = 1.0 / np.sqrt(np.maximum(n_user, 1.0)), 1.0 / np.sqrt(np.maximum(n_item, 1.0))
     scaled = sparse.diags_array(scale_user) @ rated @ sparse.diags_array(scale_item)
     n = min(n, min(shape) - 2)

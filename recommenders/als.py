@@ -19,11 +19,11 @@ from recsim_env.records import Dataset, FloatArray, ObservationBatch
 class ALSConfig(ScoringConfig):
     """Settings of :class:`ALS`."""
 
-    factors: int = Field(default=64, ge=1)
+    factors: int = Field(default=32, ge=1)
     """Length F of the vectors."""
-    regularisation: float = Field(default=10.0, ge=1e-6)
+    regularisation: float = Field(default=30.0, ge=1e-6)
     """Penalty on the squared length of the vectors."""
-    alpha: float = Field(default=10.0, ge=1)
+    alpha: float = Field(default=3.0, ge=1)
     """Confidence in an item that the user has, where items that the user does not have count 1."""
     iterations: int = Field(default=15, ge=1)
     """Alternations."""
@@ -39,6 +39,7 @@ class ALS(ScoringRecommender):
     config_class: ClassVar[type[Config]] = ALSConfig
     config: ALSConfig
     name = "als"
+    row_wise = True
 
     def learn(self, dataset: Dataset, draws: Draws) -> None:
         """Alternates on one thread, so that the same draws give the same vectors."""
@@ -65,7 +66,7 @@ class ALS(ScoringRecommender):
         normal = (config.alpha - 1) * (own.transpose(0, 2, 1) @ own)
         normal += items.T @ items + config.regularisation * np.eye(config.factors, dtype=np.float32)
         users = np.linalg.solve(normal, config.alpha * own.sum(axis=1)[:, :, None])[:, :, 0]
-        return np.asarray(users @ items[:-1].T, np.float32)
+        return np.asarray((users[:, None, :] @ items[:-1].T)[:, 0], np.float32)  # one product per user: row-wise
 
     def arrays(self) -> Arrays:
         """The item vectors."""

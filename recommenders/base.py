@@ -198,9 +198,10 @@ class ScoringRecommender(Recommender):
             lanes, allowed = obs.candidates, obs.candidates < self.n_items
             if self.config.exclude_seen:
                 allowed &= ~is_seen(obs.seen, obs.candidates)
-        scores = standardise(self._at(lanes, self._fixed_shape_scores(obs)), allowed)
-        if not np.isfinite(scores).all():
+        raw = self._fixed_shape_scores(obs)
+        if not np.isfinite(raw).all():
             raise ContractError(f"{self._name}.scores gave NaN or infinity; scores must be finite, float32 (N, I).")
+        scores = standardise(self._at(lanes, raw), allowed)
         flat = np.flatnonzero(~scores.any(axis=1))
         if flat.size:
             popularity = np.broadcast_to(self._log_popularity, (len(flat), self.n_items))

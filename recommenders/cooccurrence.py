@@ -26,7 +26,7 @@ class CooccurrenceConfig(ScoringConfig):
     """How many items after an item count as following it."""
     decay: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """An item d places later counts ``1 / d ** decay``, when pairs are counted and when users are served."""
-    popularity_power: float = Field(default=0.3, ge=0, le=1)
+    popularity_power: float = Field(default=0.2, ge=0, le=1)
     """How far the follower's own popularity is divided out: 0 not at all, 1 fully (lift)."""
 
 

@@ -34,8 +34,8 @@ WIDTH, HEIGHT = 6.8, 4.2
 
 
 def engagement_by_day(series: pd.DataFrame, figure: Figure | None = None) -> Figure:
-    """Clicks per user and day; ``series`` as :func:`recsim_env.evaluation.series.engagement_by_day` gives it."""
-    return _by_day(series, "Clicks per user and day", "Engagement", figure, bottom=0.0)
+    """Clicks per page by day; ``series`` as :func:`recsim_env.evaluation.series.engagement_by_day` gives it."""
+    return _by_day(series, "Clicks per page", "Engagement", figure, bottom=0.0)
 
 
 def retention_curve(series: pd.DataFrame, figure: Figure | None = None) -> Figure:

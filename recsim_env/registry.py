@@ -32,9 +32,9 @@ class Registry(Generic[T]):
 
     def _discover(self) -> None:
         if not self._found:
-            self._found = True
             for point in entry_points(group=self.group):
                 self.add(point.name, point.value)
+            self._found = True
 
     def add(self, name: str, entry: Any) -> None:
         """Adds a plug-in.

@@ -27,8 +27,8 @@ from recsim_env.evaluation.tables import RunTables
 from recsim_env.report_parts import banner, facts, said, session
 
 CAPTIONS = {
-    "engagement": "Clicks per user and day, users who stay away counting as none, with a 95 % band over users. A "
-    "line that falls shows users who come less often or click less.",
+    "engagement": "Clicks per page on that day, of the users who came, with a 95 % band over users. A line that falls "
+    "shows users who find less and less.",
     "retention": "Share of all users with a session on that day or the six before; up to day 6 the window reaches "
     "back to the start, so the line begins flat. The higher it ends, the more users were kept.",
     "ndcg_retention": "Each point is a recommender: to the right, better on held-out ratings; upwards, more users "

@@ -25,17 +25,17 @@ N_REPLICATES = 300
 
 
 def engagement_by_day(run: RunTables, world: World) -> pd.DataFrame:
-    """Clicks per user and day, users who stay away counting as 0.
+    """Clicks per page by day, of those who are there; NaN on a day without a session.
 
     Returns:
         One row per recommender and day: ``recommender, day, value, low, high``.
     """
-    sessions = run.table("sessions", ["recommender", "seed", "user", "day", "n_clicks"])
+    sessions = run.table("sessions", ["recommender", "seed", "user", "day", "n_clicks", "n_turns"])
 
     def sums(rows: Rows) -> tuple[FloatArray, FloatArray]:
-        session = columns(sessions, ["user", "day", "n_clicks"], rows)
+        session = columns(sessions, ["user", "day", "n_clicks", "n_turns"], rows)
         clicks = _cluster_day(world, session["user"], session["day"], session["n_clicks"])
-        return clicks, _users_per_cluster(world)
+        return clicks, _cluster_day(world, session["user"], session["day"], session["n_turns"])
 
     return _by_day(sessions, world, sums)
 

@@ -154,7 +154,8 @@ def test_series_agree_with_pandas_and_the_table(table, fake_run):
     world = read_world(fake_run)
     engagement = series.engagement_by_day(fake_run, world)
     sessions = fake_run.tables["sessions"]
-    expected = sessions[sessions.recommender == "ease"].groupby("day").n_clicks.sum() / 80
+    sums = sessions[sessions.recommender == "ease"].groupby("day")[["n_clicks", "n_turns"]].sum()
+    expected = sums.n_clicks / sums.n_turns
     np.testing.assert_allclose(engagement[engagement.recommender == "ease"].value, expected)
 
     retention = series.retention_by_day(fake_run, world)
