@@ -58,7 +58,7 @@ def invented_dataset() -> Dataset:
     catalog = Catalog(
         item_id=np.array([str(i) for i in range(N_ITEMS)], object),
         title=np.array([f"Item {i}" for i in range(N_ITEMS)], object),
-        categories=tuple(f"Category {chr(65 + i)}" for i in range(N_CATEGORIES)),
+        categories=tuple(f"Genre{chr(65 + i)}" for i in range(N_CATEGORIES)),
         item_categories=rng.random((N_ITEMS, N_CATEGORIES)) < 0.12,
         text=np.full(N_ITEMS, "", object),
         year=rng.integers(1930, 2024, N_ITEMS).astype(np.int16),
@@ -247,7 +247,7 @@ def main() -> None:
         ),
         "| *goal at 16,384* | " + " | ".join(f"*{goal:,}*" for goal in GOALS.values()) + " |\n",
         "- *user model*: reactions alone. *simulator*: observation, slates of the uniform recommender, reactions, "
-        "reward, calendar. *with run folder*: the same with every row on disk. *vector environment*: Gymnasium's `step`.",
+        "reward, calendar. *with run folder*: the same, every row on disk. *vector environment*: Gymnasium's `step`.",
         f"- The same behavioural model as one Python object per user, in the same process: {plain:,.0f} user-turns per "
         f"second; the vectorised one is {best['user model'] / plain:,.0f} times as fast (goal: 50). On {compared} "
         "compared user-turns every choice of the two was equal.",

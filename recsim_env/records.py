@@ -394,9 +394,15 @@ class RequestKey:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRequest:
-    """A decision among options, to be scored: the engine gives log-probabilities over ``options``."""
+    """A decision among options, to be scored: the engine gives log-probabilities over ``options``.
 
-    prompt: str
+    Attributes:
+        messages: Chat messages, each with ``role`` and ``content``; the option is the assistant's first token.
+        options: Single-token options, mostly letters whatever they stand for.
+        key: Names the request.
+    """
+
+    messages: tuple[Mapping[str, str], ...]
     options: tuple[str, ...]
     key: RequestKey
 

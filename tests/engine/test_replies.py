@@ -24,7 +24,7 @@ class Counting(Engine):
 
     def choose(self, requests):
         self.asked += requests
-        weights = [np.array([len(r.prompt) + i + 1.0 for i in range(len(r.options))]) for r in requests]
+        weights = [np.array([len(r.messages[0]["content"]) + i + 1.0 for i in range(len(r.options))]) for r in requests]
         return [np.log(w / w.sum()) for w in weights]
 
     def generate(self, requests):
@@ -36,7 +36,11 @@ class Counting(Engine):
 
 
 def choice(prompt="Watch it?", user=1, options=("A", "B")):
-    return ChoiceRequest(prompt, options, RequestKey(seed=0, user=user, day=2, session=0, turn=3, purpose="watch"))
+    return ChoiceRequest(
+        ({"role": "user", "content": prompt},),
+        options,
+        RequestKey(seed=0, user=user, day=2, session=0, turn=3, purpose="watch"),
+    )
 
 
 def text(content="hello"):
@@ -48,7 +52,7 @@ def test_each_request_is_asked_once_and_answers_keep_their_order(tmp_path):
     recording = RecordingEngine(engine, ReplyStore(tmp_path / "replies.sqlite"), "model")
     first = recording.choose([choice("a"), choice("bbb")])
     again = recording.choose([choice("bbb"), choice("new"), choice("a")])
-    assert [r.prompt for r in engine.asked] == ["a", "bbb", "new"]
+    assert [r.messages[0]["content"] for r in engine.asked] == ["a", "bbb", "new"]
     np.testing.assert_array_equal(again[0], first[1])
     np.testing.assert_array_equal(again[2], first[0])
     reply = recording.generate([text()])[0]
