@@ -16,6 +16,7 @@ import _report
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from recsim_env.rundir import load_run
 from recsim_env.runner import run_scenario
@@ -67,6 +68,7 @@ def plot(base: dict[str, float], rows: pd.DataFrame, path: Path) -> None:
         ax.axvline(base[key], color="black", linewidth=1, linestyle="--", label="default")
         ax.set_xlabel(title)
         ax.set_yticks(y, [f"{r.setting.partition('.')[2]} ({r.low:g}, {r.high:g})" for r in rows.itertuples()])
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(axis="x", alpha=0.3)
     figure.axes[0].invert_yaxis()
     figure.axes[0].set_ylabel("setting (low, high)")
@@ -88,16 +90,16 @@ def main() -> None:
     rows = pd.DataFrame(found)
     plot(base, rows, _report.RESULTS / "assumptions.png")
     lines = [
-        "300 users of the built-in data, 15 days, seeds 0 to 2, popularity and EASE. Each cell: low setting, high setting.\n",
-        f"Default: {base['session']:.2f} pages per session, {base['retention']:.1f} % of the users come in the last five "
-        f"days, EASE minus popularity {base['advantage']:+.3f} clicks per page.\n",
-        "| setting | low, high | pages per session | come in the last 5 days, % | EASE minus popularity, clicks per page |",
+        "300 users of the built-in data, 15 days, seeds 0 to 2, popularity and EASE. Each cell: low, high setting.\n",
+        f"Default: {base['session']:.2f} pages per session, {base['retention']:.1f} % of the users come in the "
+        f"last five days, EASE minus popularity {base['advantage']:+.3f} clicks per page.\n",
+        "| setting | low, high | pages per session | come in the last 5 days, % | EASE minus popularity |",
         "|---|---|---|---|---|",
     ]
     for r in rows.itertuples():
         lines.append(
-            f"| `{r.setting}` | {r.low:g}, {r.high:g} | {r.session_low:.2f}, {r.session_high:.2f} | {r.retention_low:.1f}, "
-            f"{r.retention_high:.1f} | {r.advantage_low:+.3f}, {r.advantage_high:+.3f} |"
+            f"| `{r.setting}` | {r.low:g}, {r.high:g} | {r.session_low:.2f}, {r.session_high:.2f} | "
+            f"{r.retention_low:.1f}, {r.retention_high:.1f} | {r.advantage_low:+.3f}, {r.advantage_high:+.3f} |"
         )
     _report.write("assumptions", "What the assumptions about sessions do", "\n".join(lines))
 

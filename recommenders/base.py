@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from recsim_env.draws import Draws, Keys
 from recsim_env.errors import ContractError, RecsimError
 from recsim_env.interfaces import Config, Recommender
+from recsim_env.recommenders.candidates import allowed_slots, items_of, slots_of
 from recsim_env.recommenders.observed import ObservedClicks
 from recsim_env.recommenders.sampling import SlatePolicy, standardise
 from recsim_env.recommenders.store import Arrays, read_state, write_state
@@ -30,8 +31,6 @@ from recsim_env.records import (
     ObservationBatch,
     SlateBatch,
     Texts,
-    is_seen,
-    unpack_seen,
 )
 
 BLOCK = 256
@@ -148,7 +147,7 @@ class ScoringRecommender(Recommender):
             slots = self._policy.sample(scores, lanes, slate_size, key)
             empty = slots == scores.shape[1]
             chances = np.where(empty, 1.0, np.exp(self._policy.log_prob(scores, slots)))
-            items[rows] = np.where(empty, self.n_items, _take(lanes, np.where(empty, 0, slots)))
+            items[rows] = items_of(slots, lanes, self.n_items)
             propensity[rows] = chances
             marginal[rows] = np.where(empty, 1.0, self._marginal(chances, scores))
         return SlateBatch(items, propensity, marginal, self._name, self.version, self._answers(obs))
@@ -158,9 +157,8 @@ class ScoringRecommender(Recommender):
         result = np.zeros(items.shape)
         for rows, part in _blocks(obs):
             scores, _ = self._allowed_scores(part)
-            shown = items[rows].astype(np.int64)
-            slots = shown if part.candidates is None else _slots_of(shown, part.candidates)
-            result[rows] = np.where(shown == self.n_items, 0.0, self._policy.log_prob(scores, slots))
+            chances = self._policy.log_prob(scores, slots_of(items[rows], part))
+            result[rows] = np.where(items[rows] == self.n_items, 0.0, chances)
         return result
 
     def save(self, folder: Path) -> None:
@@ -189,15 +187,7 @@ class ScoringRecommender(Recommender):
 
     def _allowed_scores(self, obs: ObservationBatch) -> tuple[FloatArray, IntArray]:
         """Standardised scores float32 (N, M), -inf where not allowed, and the slots' items (M,) or (N, M)."""
-        if obs.candidates is None:
-            lanes: IntArray = np.arange(self.n_items)
-            allowed = np.ones((obs.n, self.n_items), np.bool_)
-            if self.config.exclude_seen:
-                np.logical_not(unpack_seen(obs.seen, self.n_items), out=allowed)
-        else:
-            lanes, allowed = obs.candidates, obs.candidates < self.n_items
-            if self.config.exclude_seen:
-                allowed &= ~is_seen(obs.seen, obs.candidates)
+        lanes, allowed = allowed_slots(obs, self.n_items, self.config.exclude_seen)
         raw = self._fixed_shape_scores(obs)
         if not np.isfinite(raw).all():
             raise ContractError(f"{self._name}.scores gave NaN or infinity; scores must be finite, float32 (N, I).")
@@ -261,14 +251,4 @@ def _blocks(obs: ObservationBatch) -> Iterator[tuple[slice, ObservationBatch]]:
     """The observation in blocks of at most BLOCK users."""
     for start in range(0, obs.n, BLOCK):
         rows = slice(start, min(start + BLOCK, obs.n))
-        yield rows, obs if obs.n <= BLOCK else obs.take(np.arange(rows.start, rows.stop))
-
-
-def _take(lanes: IntArray, slots: IntArray) -> IntArray:
-    return lanes[slots] if lanes.ndim == 1 else np.take_along_axis(lanes, slots, axis=1)
-
-
-def _slots_of(items: IntArray, candidates: IntArray) -> IntArray:
-    """Where each shown item stands among its user's candidates, int64 (N, K); M where it does not."""
-    same = items[:, :, None] == candidates[:, None, :]
-    return np.where(same.any(axis=2), same.argmax(axis=2), candidates.shape[1])
+        yield rows, obs if obs.n <= BLOCK else obs.take(rows)

@@ -9,10 +9,10 @@ import numpy as np
 
 from recsim_env.draws import Draws
 from recsim_env.interfaces import Config, Recommender
+from recsim_env.recommenders.candidates import allowed_slots, items_of, slots_of
 from recsim_env.recommenders.sampling import repeated, top_k
 from recsim_env.recommenders.store import read_state, write_state
 from recsim_env.records import (
-    BoolArray,
     ByteArray,
     Dataset,
     FloatArray,
@@ -20,7 +20,6 @@ from recsim_env.records import (
     ObservationBatch,
     SlateBatch,
     is_seen,
-    unpack_seen,
 )
 
 BLOCK = 4096
@@ -39,7 +38,7 @@ class UniformConfig(Config):
 
 
 class Uniform(Recommender):
-    """Every slate of allowed items alike: the logging policy with the widest support.
+    """Every slate of allowed items alike, so that any policy can be evaluated on its log (Li et al., WSDM 2011).
 
     Items are drawn with replacement and rejected when seen or drawn twice. All slates are equally likely among those
     that come out, so users who run out of draws can be served by ranking their whole catalogue at random instead.
@@ -56,21 +55,24 @@ class Uniform(Recommender):
     def recommend(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> SlateBatch:
         """Random slates."""
         items = np.empty((obs.n, slate_size), np.int32)
+        propensity = np.empty((obs.n, slate_size), np.float32)
+        marginal = np.empty((obs.n, slate_size), np.float32)
         for start in range(0, obs.n, BLOCK):
-            rows = np.arange(start, min(start + BLOCK, obs.n))
-            items[rows] = self._draw(obs if obs.n <= BLOCK else obs.take(rows), slate_size, draws)
-        n_allowed = self._n_allowed(obs)
-        left = np.maximum(n_allowed[:, None] - np.arange(slate_size), 1)
-        marginal = np.where(items == self.n_items, 1.0, 1.0 / np.maximum(n_allowed, 1)[:, None])
-        # An empty position follows when nothing is left: then 1 / max(left, 1) is 1.
-        return SlateBatch(items, (1.0 / left).astype(np.float32), marginal.astype(np.float32), "uniform", self.version)
+            rows = slice(start, min(start + BLOCK, obs.n))
+            part = obs if obs.n <= BLOCK else obs.take(rows)
+            items[rows] = self._draw(part, slate_size, draws)
+            n_allowed = self._n_allowed(part)[:, None]
+            # Where nothing is left the position is empty, and that is certain: 1 / max(left, 1) is 1.
+            propensity[rows] = 1.0 / np.maximum(n_allowed - np.arange(slate_size), 1)
+            marginal[rows] = np.where(items[rows] == self.n_items, 1.0, 1.0 / np.maximum(n_allowed, 1))
+        return SlateBatch(items, propensity, marginal, "uniform", self.version)
 
     def log_prob(self, obs: ObservationBatch, items: IntArray) -> FloatArray:
         """One over the number of items left, float64 (N, K)."""
         shown = items < self.n_items
         possible = shown & ~repeated(items)
         if obs.candidates is not None:
-            possible &= (items[:, :, None] == obs.candidates[:, None, :]).any(axis=2)
+            possible &= slots_of(items, obs) < obs.candidates.shape[1]
         if self.config.exclude_seen:
             possible &= ~is_seen(obs.seen, items)
         earlier: IntArray = np.cumsum(possible, axis=1) - possible
@@ -93,24 +95,18 @@ class Uniform(Recommender):
     def _n_allowed(self, obs: ObservationBatch) -> IntArray:
         """Number of items that may be shown, int64 (N,)."""
         if obs.candidates is not None:
-            return self._allowed(obs).sum(axis=1)
+            return allowed_slots(obs, self.n_items, self.config.exclude_seen)[1].sum(axis=1)
         if not self.config.exclude_seen:
             return np.full(obs.n, self.n_items)
         return self.n_items - count_bits(obs.seen)
-
-    def _allowed(self, obs: ObservationBatch) -> BoolArray:
-        """Which slots may be shown, bool (N, M): slots of the candidates, or of the catalogue."""
-        if obs.candidates is None:
-            seen = unpack_seen(obs.seen, self.n_items)
-            return ~seen if self.config.exclude_seen else np.ones_like(seen)
-        allowed = obs.candidates < self.n_items
-        return allowed & ~is_seen(obs.seen, obs.candidates) if self.config.exclude_seen else allowed
 
     def _draw(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> IntArray:
         """Slates of a block of users, int (N, K)."""
         if obs.candidates is not None:
             return self._ranked(obs, slate_size, draws)
-        bits = draws.bits(draws.keys("slate", obs.user_index, obs.day, obs.session, obs.turn), _lanes(slate_size))
+        bits = draws.bits(
+            draws.keys("slate", obs.user_index, obs.day, obs.session, obs.turn), np.arange(slate_size + SPARE)
+        )
         bits >>= np.uint64(32)
         bits *= np.uint64(self.n_items)
         bits >>= np.uint64(32)  # from 32 random bits to an item, without a division
@@ -133,13 +129,10 @@ class Uniform(Recommender):
 
     def _ranked(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> IntArray:
         """The same by ranking all that is allowed at random: works however little is left."""
-        lanes: IntArray = np.arange(self.n_items) if obs.candidates is None else obs.candidates
+        lanes, allowed = allowed_slots(obs, self.n_items, self.config.exclude_seen)
         keys = draws.keys("slate-ranked", obs.user_index, obs.day, obs.session, obs.turn)
-        luck = np.where(self._allowed(obs), draws.uniforms(keys, lanes), np.float32(-np.inf))
-        slots = top_k(luck, slate_size)
-        shown = np.minimum(slots, luck.shape[1] - 1)
-        picked = shown if lanes.ndim == 1 else np.take_along_axis(lanes, shown, axis=1)
-        return np.where(slots < luck.shape[1], picked, self.n_items)
+        luck = np.where(allowed, draws.uniforms(keys, lanes), np.float32(-np.inf))
+        return items_of(top_k(luck, slate_size), lanes, self.n_items)
 
 
 def count_bits(packed: ByteArray) -> IntArray:
@@ -148,7 +141,3 @@ def count_bits(packed: ByteArray) -> IntArray:
     words = np.zeros((n, -(-width // 8) * 8), np.uint8)  # whole 64-bit words are counted faster
     words[:, :width] = packed
     return np.bitwise_count(words.view(np.uint64)).sum(axis=1, dtype=np.int64)
-
-
-def _lanes(slate_size: int) -> IntArray:
-    return np.arange(slate_size + SPARE)

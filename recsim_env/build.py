@@ -41,7 +41,7 @@ class World:
         for section in scenario.recommenders:
             self._new_recommender(section)
         if scenario.candidates is not None:
-            self._new_recommender(RecommenderSection(name=scenario.retriever))
+            self._new_recommender(self._retriever_section())
         for name in scenario.reward:
             rewards.get(name, "reward")
 
@@ -103,7 +103,7 @@ class World:
         self.user_model.reset(users, draws)
         retriever = None
         if scenario.candidates is not None:
-            retriever = self.recommender(RecommenderSection(name=scenario.retriever, config={"temperature": 0.0}))
+            retriever = self.recommender(self._retriever_section())
         return Simulator(
             catalog=self.split.train.catalog,
             users=users,
@@ -117,6 +117,12 @@ class World:
             retriever=retriever,
             n_candidates=scenario.candidates,
         )
+
+    def _retriever_section(self) -> RecommenderSection:
+        """The retriever, without chance where it can do without."""
+        name = self.scenario.retriever
+        fields = recommenders.get(name, "retriever").config_class.model_fields
+        return RecommenderSection(name=name, config={"temperature": 0.0} if "temperature" in fields else {})
 
     def recommender(self, section: RecommenderSection) -> Recommender:
         """A recommender, fitted on the training part."""

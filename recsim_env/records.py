@@ -198,6 +198,10 @@ class Dataset:
     profile: Mapping[str, TextArray]
     ratings: Ratings
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Dataset:
+        """Itself: nothing in it changes, and recommenders that hold it are copied for every seed."""
+        return self
+
     @property
     def n_users(self) -> int:
         """Number of users U."""
@@ -333,13 +337,15 @@ class ObservationBatch:
         """Number of users N of the batch."""
         return len(self.user_index)
 
-    def take(self, rows: IntArray | BoolArray) -> ObservationBatch:
-        """The observation of some rows (indices or mask), in that order."""
-        picked: Any = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+    def take(self, rows: IntArray | BoolArray | slice) -> ObservationBatch:
+        """The observation of some rows (indices, mask or slice), in that order; a slice gives views, not copies."""
+        picked: Any = rows
+        if isinstance(rows, np.ndarray) and rows.dtype == np.bool_:
+            picked = np.flatnonzero(rows)
         return ObservationBatch(
             self.user_index[picked], self.day[picked], self.session[picked], self.turn[picked],
             self.history[picked], self.history_rating[picked], self.seen[picked], self.last_slate[picked],
-            take_feedback(self.last_feedback, picked), [self.message[i] for i in picked],
+            take_feedback(self.last_feedback, picked), _pick(self.message, picked),
             self.message_kind[picked], self.message_vector[picked],
             None if self.candidates is None else self.candidates[picked],
         )  # fmt: skip
@@ -436,12 +442,16 @@ class Completion:
     error: str | None = None
 
 
-def take_feedback(feedback: Feedback, rows: IntArray) -> Feedback:
+def _pick(texts: Texts, rows: IntArray | slice) -> Texts:
+    return texts[rows] if isinstance(rows, slice) else [texts[i] for i in rows]
+
+
+def take_feedback(feedback: Feedback, rows: IntArray | slice) -> Feedback:
     """The feedback of some rows, in that order."""
     comments = None if feedback.comments is None else feedback.comments[rows]
     return Feedback(
         feedback.clicked[rows], feedback.watched_fraction[rows], feedback.liked[rows], feedback.shared[rows],
-        feedback.rating[rows], feedback.next_action[rows], [feedback.message[i] for i in rows], comments,
+        feedback.rating[rows], feedback.next_action[rows], _pick(feedback.message, rows), comments,
     )  # fmt: skip
 
 

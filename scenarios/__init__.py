@@ -5,4 +5,6 @@ package, because under the bare name it would overwrite files of other distribut
 """
 
 if __name__ != "recsim_env.scenarios":
-    raise ImportError("Import 'recsim_env.scenarios', not 'scenarios': the folder is mounted inside the package recsim_env.")
+    raise ImportError(
+        "Import 'recsim_env.scenarios', not 'scenarios': the folder is mounted inside the package recsim_env."
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recsim_env.evaluation.tables import RunTables, World, split_by_cell
-from recsim_env.records import SEARCH_POLICY, MessageKind, NextAction
+from recsim_env.records import SEARCH_POLICY, BoolArray, MessageKind, NextAction
 
 _SESSION = ["recommender", "seed", "user", "day", "session"]
 _COLUMNS = {
@@ -74,13 +74,17 @@ def tell_session(run: RunTables, world: World) -> Story:
     """Tells the session that shows most of what users can do: some pages, a message, ratings; always the same one."""
     sessions = run.table("sessions", [*_SESSION, "n_turns", "n_ratings", "n_clicks", "churned"])
     sessions = _of_cells(sessions, world)
-    turns = _of_cells(run.table("turns", [*_SESSION, "next_action"]), world)
-    spoken = turns[turns["next_action"].isin([NextAction.SEARCH, NextAction.INSTRUCT])]
-    talks = pd.MultiIndex.from_frame(sessions[_SESSION].astype({"recommender": str})).isin(
-        pd.MultiIndex.from_frame(spoken[_SESSION].astype({"recommender": str}))
-    )
+    turns = _of_cells(run.table("turns", [*_SESSION, "next_action", "answer"]), world)
+    names = pd.MultiIndex.from_frame(sessions[_SESSION].astype({"recommender": str}))
+
+    def among(some: pd.DataFrame) -> BoolArray:
+        return names.isin(pd.MultiIndex.from_frame(some[_SESSION].astype({"recommender": str})))
+
+    talks = among(turns[turns["next_action"].isin([NextAction.SEARCH, NextAction.INSTRUCT])])
+    answered = among(turns[turns["answer"].notna()])
     readable = sessions["n_turns"].between(2, 5).to_numpy()
-    worth = 4 * talks + 4 * readable + sessions["n_ratings"].clip(upper=2) + 0.5 * sessions["n_clicks"].clip(upper=4)
+    worth = 4 * talks + 3 * answered + 4 * readable
+    worth = worth + sessions["n_ratings"].clip(upper=2) + 0.5 * sessions["n_clicks"].clip(upper=4)
     chosen = sessions.iloc[int(np.argmax(worth.to_numpy()))]
     pages = _pages(run, chosen)
     user = _row_of_user(run.users, int(chosen["seed"]), int(chosen["user"]))

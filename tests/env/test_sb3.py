@@ -1,5 +1,7 @@
 """Stable-Baselines3 trains on the environment as it is."""
 
+import warnings
+
 import gymnasium
 import numpy as np
 import pytest
@@ -41,3 +43,12 @@ def test_dqn_takes_steps(make_world):
     after = weights(model)
     assert any(not np.array_equal(after[name], before[name]) for name in after)
     assert all(np.isfinite(value).all() for value in after.values())
+
+
+def test_its_checker_has_nothing_to_say(make_world):
+    from stable_baselines3.common.env_checker import check_env
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Your observation candidate_features has an unconventional shape")
+        check_env(gymnasium.make(ENV_ID, world=make_world(candidates=20)).unwrapped)
