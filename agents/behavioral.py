@@ -257,11 +257,17 @@ class BehavioralUsers(UserModel):
         log_odds += taste
         log_odds += self.item_appeal.take(items)
         log_odds -= np.float32(c.again_penalty) * seen
-        repeated = np.zeros(items.shape, np.bool_)
-        for position in range(last.shape[1]):
-            repeated |= items == last[:, position, None]
-        log_odds -= np.float32(c.repeat_penalty) * repeated
+        log_odds -= np.float32(c.repeat_penalty) * self._repeated(items, last)
         return score, log_odds
+
+    def _repeated(self, items: IntArray, last: IntArray) -> BoolArray:
+        """Which items stood on the previous page, bool (n, K); small integers, users innermost, compare fastest."""
+        small = np.uint16 if self.catalog.n_items < 2**16 else np.int32
+        shown, before = np.ascontiguousarray(items.T, small), np.ascontiguousarray(last.T, small)
+        repeated = np.zeros(shown.shape, np.bool_)
+        for page in before:
+            repeated |= shown == page
+        return repeated.T
 
     def _cascade(self, log_odds: FloatArray, items: IntArray, keys: Keys) -> tuple[BoolArray, BoolArray, FloatArray]:
         """Clicked, examined, and the probability of a click before the draw, each (n, K)."""
@@ -335,14 +341,14 @@ class BehavioralUsers(UserModel):
             starts = np.flatnonzero(np.diff(who, prepend=-1))
             satiation[who[starts]] += np.add.reduceat(gain, starts, axis=0)
         self._satiation[rows] = satiation
-        joy = 2.0 * np.minimum(watched.sum(axis=1) / np.float32(self.config.target_clicks), 1.0) - 1.0
+        joy = 2.0 * np.minimum(np.einsum("nk->n", watched) / np.float32(self.config.target_clicks), 1.0) - 1.0
         tired = np.tanh(satiation.max(axis=1, initial=0.0) / 3.0)
         after = before.copy()
         after[:, 0] += 0.3 * (joy - before[:, 0])
         after[:, 1] += 0.4 * (0.3 * (1.0 - joy) + 0.4 * tired - before[:, 1])
         heard = np.flatnonzero(asked)
         if heard.size:
-            match = self.item_vectors[items[heard], self._categories].mean(axis=1)
+            match = self.item_vectors.take(items[heard], axis=0)[:, :, self._categories].mean(axis=1)
             answered = np.clip(2.0 * (match * wish[heard]).sum(axis=1), -1.0, 1.0)
             after[heard, 2] += 0.3 * (answered - before[heard, 2])
             after[heard, 0] = np.clip(after[heard, 0] + 0.15 * answered, -1.0, 1.0)

@@ -146,7 +146,10 @@ class ScoringRecommender(Recommender):
             scores, lanes = self._allowed_scores(part)
             slots = self._policy.sample(scores, lanes, slate_size, key)
             empty = slots == scores.shape[1]
-            chances = np.where(empty, 1.0, np.exp(self._policy.log_prob(scores, slots)))
+            if self.deterministic:
+                chances = np.ones(slots.shape)
+            else:
+                chances = np.where(empty, 1.0, np.exp(self._policy.log_prob(scores, slots)))
             items[rows] = items_of(slots, lanes, self.n_items)
             propensity[rows] = chances
             marginal[rows] = np.where(empty, 1.0, self._marginal(chances, scores))

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from recsim_env.runner import run_scenario as run_scenario
     from recsim_env.scenario import load_scenario as load_scenario
 
+from recsim_env.registration import register as _register
+
 __version__ = "0.1.0.dev0"
+
+_register()
 
 _LATE = {
     "load_run": "recsim_env.rundir",

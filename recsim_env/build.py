@@ -67,6 +67,11 @@ class World:
         model.fit(self.dataset, self.draws)
         return model
 
+    @cached_property
+    def retriever(self) -> Recommender:
+        """The recommender that picks candidate sets."""
+        return self.recommender(self._retriever_section())
+
     def data_fingerprint(self) -> str:
         """Hash of the ratings and the split, so that a resumed run can tell that its data changed."""
         digest = hashlib.sha256()
@@ -101,9 +106,6 @@ class World:
         """A simulator at its start. The user model is shared: a new simulator ends the life of the one before."""
         scenario, draws, users = self.scenario, Draws(seed), self.users(seed, n_users)
         self.user_model.reset(users, draws)
-        retriever = None
-        if scenario.candidates is not None:
-            retriever = self.recommender(self._retriever_section())
         return Simulator(
             catalog=self.split.train.catalog,
             users=users,
@@ -114,7 +116,7 @@ class World:
             slate_size=scenario.slate_size,
             history_length=scenario.history_length,
             max_turns=scenario.max_turns,
-            retriever=retriever,
+            retriever=None if scenario.candidates is None else self.retriever,
             n_candidates=scenario.candidates,
         )
 

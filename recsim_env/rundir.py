@@ -163,6 +163,8 @@ class CellWriter:
         self._blocks: dict[str, list[pa.RecordBatch]] = {table: [] for table in SCHEMAS}
         self._files: dict[str, pq.ParquetWriter] = {}
         self._messages: list[str] = []
+        self._who = json.dumps(self._constant, ensure_ascii=False)[1:-1]
+        self._quoted: dict[str, str] = {}
 
     @property
     def committed_days(self) -> int:
@@ -192,9 +194,17 @@ class CellWriter:
         if sum(block.num_rows for block in self._blocks[table]) >= self.ROWS_PER_GROUP:
             self._flush(table)
 
-    def say(self, **message: Any) -> None:
-        """Adds one line to ``messages.jsonl``."""
-        self._messages.append(json.dumps({**self._constant, **message}, ensure_ascii=False) + "\n")
+    def say(self, day: int, session: int, turn: int, user: int, speaker: str, kind: str, text: str) -> None:
+        """Adds one line to ``messages.jsonl``: who said what, when (numbers as in the tables)."""
+        words = self._quoted.get(text)
+        if words is None:
+            words = json.dumps(text, ensure_ascii=False)
+            if len(self._quoted) < 10_000:  # behavioural users say the same few sentences over and over
+                self._quoted[text] = words
+        self._messages.append(
+            f'{{{self._who}, "day": {day}, "session": {session}, "turn": {turn}, "user": {user}, '
+            f'"speaker": "{speaker}", "kind": "{kind}", "text": {words}}}\n'
+        )
 
     def _part(self, table: str) -> Path:
         return self.folder.path / f"{table}.parquet" / f"{self.name}-{self._state['parts']:05d}.parquet"

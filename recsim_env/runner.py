@@ -22,7 +22,7 @@ from recsim_env.engine.replies import ReplyStore, stored_slate
 from recsim_env.errors import RunFolderError
 from recsim_env.evaluation.offline import offline_metrics
 from recsim_env.interfaces import Recommender
-from recsim_env.records import SEARCH_POLICY, IntArray, MessageKind, NextAction, ObservationBatch, SlateBatch
+from recsim_env.records import SEARCH_POLICY, IntArray, NextAction, ObservationBatch, SlateBatch
 from recsim_env.registry import recommenders
 from recsim_env.rundir import SCHEMA_VERSION, CellWriter, RunFolder, write_items, write_users
 from recsim_env.scenario import RecommenderSection, Scenario, load_scenario
@@ -359,15 +359,14 @@ def _write_words(
     writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, message: Sequence[str | None], action: IntArray
 ) -> None:
     """Writes the recommender's answers, then the users' messages, of one page."""
-    kinds = {NextAction.SEARCH: MessageKind.SEARCH.name.lower(), NextAction.INSTRUCT: MessageKind.INSTRUCT.name.lower()}
-    for speaker, texts in (("recommender", slate.answer), ("user", message)):
-        for i, text in enumerate(texts or ()):
-            if text is not None:
-                kind = "answer" if speaker == "recommender" else kinds.get(NextAction(action[i]), "words")
-                writer.say(
-                    day=int(obs.day[i]), session=int(obs.session[i]), turn=int(obs.turn[i]),
-                    user=int(obs.user_index[i]), speaker=speaker, kind=kind, text=text,
-                )  # fmt: skip
+    for i, text in enumerate(slate.answer or ()):
+        if text is not None:
+            writer.say(obs.day[i], obs.session[i], obs.turn[i], obs.user_index[i], "recommender", "answer", text)
+    for i in np.flatnonzero((action == NextAction.SEARCH) | (action == NextAction.INSTRUCT)):
+        text = message[i]
+        if text is not None:
+            kind = NextAction(action[i]).name.lower()
+            writer.say(obs.day[i], obs.session[i], obs.turn[i], obs.user_index[i], "user", kind, text)
 
 
 class _Clock:

@@ -123,12 +123,10 @@ class Simulator:
         found = recommender.search(asked, self.slate_size, self.draws)
         if found is None:
             found = self.search(asked, self.slate_size)
-        others = np.flatnonzero(obs.message_kind != MessageKind.SEARCH)
-        if not others.size:
+        if len(queries) == obs.n:
             return found
-        return _merge(
-            obs.n, others, recommender.recommend(obs.take(others), self.slate_size, self.draws), queries, found
-        )
+        # Asking for everybody and overwriting the searched rows is cheaper than copying everybody else's observation.
+        return _overwrite(recommender.recommend(obs, self.slate_size, self.draws), queries, found)
 
     def react(self, obs: ObservationBatch, slate: SlateBatch) -> Outcome:
         """The users' reactions; ends sessions and lives where they end.
@@ -165,21 +163,19 @@ class Simulator:
         return Outcome(feedback, trace, reward, item_reward, left, churned, mood)
 
 
-def _merge(n: int, rows: IntArray, slate: SlateBatch, query_rows: IntArray, found: SlateBatch) -> SlateBatch:
-    """One slate batch out of recommended rows and searched rows."""
-    k = slate.items.shape[1]
-    items, propensity = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    position, searched = np.empty((n, k), np.float32), np.zeros(n, np.bool_)
-    answer: list[str | None] | None = None
-    if slate.answer is not None or found.answer is not None:
-        answer = [None] * n
-    for where, part in ((rows, slate), (query_rows, found)):
-        items[where], propensity[where], position[where] = part.items, part.propensity, part.position_propensity
-        if part.searched is not None:
-            searched[where] = part.searched
-        if answer is not None and part.answer is not None:
-            for i, words in zip(where, part.answer, strict=True):
-                answer[i] = words
+def _overwrite(slate: SlateBatch, rows: IntArray, found: SlateBatch) -> SlateBatch:
+    """The slate batch with some rows replaced by search results."""
+    items, propensity, position = (
+        a.copy() for a in (slate.items, slate.propensity, slate.position_propensity)
+    )  # fmt: skip
+    items[rows], propensity[rows], position[rows] = found.items, found.propensity, found.position_propensity
+    searched = np.zeros(slate.n, np.bool_)
+    searched[rows] = False if found.searched is None else found.searched
+    answer = slate.answer
+    if answer is not None or found.answer is not None:
+        answer = list(answer or [None] * slate.n)
+        for i, words in zip(rows, found.answer or [None] * len(rows), strict=True):
+            answer[i] = words
     return replace(
         slate, items=items, propensity=propensity, position_propensity=position, answer=answer, searched=searched
-    )
+    )  # fmt: skip

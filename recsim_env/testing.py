@@ -36,6 +36,7 @@ from recsim_env.records import (
     Users,
     is_seen,
 )
+from recsim_env.vector_checker import check_vector_env as check_vector_env
 from recsim_env.visible import VisibleState
 
 K = 3

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from recsim_env.records import (
     Catalog,
@@ -83,7 +84,7 @@ class VisibleState:
 
     def observe(self, rows: IntArray) -> ObservationBatch:
         """The observation of some users (rows of the population), in that order."""
-        window = (self._end[rows] - self.history_length)[:, None] + np.arange(self.history_length)
+        window = (rows, self._end[rows] - self.history_length)
         last = Feedback(
             self._clicked[rows], self._watched[rows], self._liked[rows], self._shared[rows], self._rating[rows],
             self._action[rows], self._message[rows].tolist(),
@@ -93,9 +94,9 @@ class VisibleState:
             day=self._day[rows],
             session=self._session[rows],
             turn=self._turn[rows],
-            history=self._items[rows[:, None], window],
-            history_rating=self._ratings[rows[:, None], window],
-            seen=self._seen[rows],
+            history=sliding_window_view(self._items, self.history_length, axis=1)[window],
+            history_rating=sliding_window_view(self._ratings, self.history_length, axis=1)[window],
+            seen=self._seen.take(rows, axis=0),
             last_slate=self._slate[rows],
             last_feedback=last,
             message=last.message,
@@ -133,19 +134,22 @@ class VisibleState:
         np.bitwise_or.at(self._seen, (owner, items >> 3), (1 << (items & 7)).astype(np.uint8))
 
     def _hear(self, rows: IntArray, action: IntArray, message: Texts) -> None:
-        self._kind[rows] = np.where(
-            action == NextAction.SEARCH,
-            MessageKind.SEARCH,
-            np.where(action == NextAction.INSTRUCT, MessageKind.INSTRUCT, MessageKind.NONE),
-        )
+        kind = _KIND_OF_ACTION[action]
+        self._kind[rows] = kind
         self._message[rows] = None
         self._wish[rows] = 0.0
-        for i in np.flatnonzero((action == NextAction.SEARCH) | (action == NextAction.INSTRUCT)):
-            text = message[i]
-            self._message[rows[i]] = text
-            if text:
-                self._wish[rows[i]] = self.wishes.read(text)
+        talks = np.flatnonzero(kind)
+        if talks.size:
+            texts = [message[i] for i in talks]
+            self._message[rows[talks]] = texts
+            number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+            wishes = np.stack([self.wishes.read(text or "") for text in number])
+            self._wish[rows[talks]] = wishes[[number[text] for text in texts]]
 
+
+_KIND_OF_ACTION = np.zeros(len(NextAction), np.int8)
+_KIND_OF_ACTION[NextAction.SEARCH] = MessageKind.SEARCH
+_KIND_OF_ACTION[NextAction.INSTRUCT] = MessageKind.INSTRUCT
 
 _NEGATION = re.compile(r"\b(?:no|not|less|fewer|without|stop|enough|tired of|bored of|instead of)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[.;,!?]|\bbut\b", re.IGNORECASE)

@@ -22,14 +22,15 @@ def test_rows_become_visible_with_the_commit_only(tmp_path):
         folder.write_json("progress.json", {})
         writer = CellWriter(folder, "ease", 3)
         writer.add("sessions", 2, sessions(2, 0))
-        writer.say(text="hello")
+        writer.say(0, 0, 1, 5, "user", "search", 'say "hé"')
         assert len(Run(tmp_path).sessions) == 0
         writer.commit(1)
         run = Run(tmp_path)
         assert run.sessions["user"].tolist() == [0, 1]
         assert run.sessions["recommender"].tolist() == ["ease", "ease"]
         assert run.sessions["seed"].tolist() == [3, 3]
-        assert run.messages == [{"recommender": "ease", "seed": 3, "text": "hello"}]
+        who = {"recommender": "ease", "seed": 3, "day": 0, "session": 0, "turn": 1, "user": 5}
+        assert run.messages == [{**who, "speaker": "user", "kind": "search", "text": 'say "hé"'}]
         writer.add("sessions", 1, sessions(1, 1))
         writer.commit(2, done=True)
         assert Run(tmp_path).sessions["day"].tolist() == [0, 0, 1]
@@ -44,7 +45,7 @@ def test_what_a_kill_leaves_half_done_is_dropped(tmp_path):
         folder.write_json("progress.json", {})
         writer = CellWriter(folder, "ease", 0)
         writer.add("sessions", 1, sessions(1, 0))
-        writer.say(text="kept")
+        writer.say(0, 0, 0, 0, "user", "search", "kept")
         writer.commit(1)
         # The next part reaches its place, its messages too, but the state pointer is never replaced.
         stray = tmp_path / "sessions.parquet" / "ease-seed0-00001.parquet"

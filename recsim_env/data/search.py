@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from recsim_env.records import SEARCH_POLICY, Catalog, IntArray, ObservationBatch, SlateBatch, is_seen
+from recsim_env.records import SEARCH_POLICY, ByteArray, Catalog, IntArray, ObservationBatch, SlateBatch, is_seen
 
 _WORD = re.compile(r"\w+")
 
@@ -56,8 +56,22 @@ class CatalogSearch:
         for text, rows in by_query.items():
             ranking = self.ranking(text)
             if ranking.size:
-                old = is_seen(obs.seen[rows], np.broadcast_to(ranking, (len(rows), len(ranking))))
-                best = np.argsort(old, axis=1, kind="stable")[:, :slate_size]
-                items[rows, : best.shape[1]] = ranking[best]
+                self._fill(items, np.array(rows), obs.seen, ranking)
         unknown = np.full(items.shape, np.nan, np.float32)
         return SlateBatch(items, unknown, unknown, SEARCH_POLICY, searched=np.ones(obs.n, np.bool_))
+
+    @staticmethod
+    def _fill(items: IntArray, rows: IntArray, seen: ByteArray, ranking: IntArray) -> None:
+        """Puts the best unseen matches into some rows of ``items``, seen ones behind them where need be.
+
+        Mostly the head of the ranking has enough unseen items; only rows that lack some look further.
+        """
+        k = items.shape[1]
+        head = ranking[: 4 * k]
+        old = is_seen(seen[rows], np.broadcast_to(head, (len(rows), len(head))))
+        best = np.argsort(old, axis=1, kind="stable")[:, :k]
+        items[rows, : best.shape[1]] = head[best]
+        lacking = rows[(~old).sum(axis=1) < k]
+        if lacking.size and len(ranking) > len(head):
+            old = is_seen(seen[lacking], np.broadcast_to(ranking, (len(lacking), len(ranking))))
+            items[lacking] = ranking[np.argsort(old, axis=1, kind="stable")[:, :k]]
