@@ -359,14 +359,17 @@ def _write_words(
     writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, message: Sequence[str | None], action: IntArray
 ) -> None:
     """Writes the recommender's answers, then the users' messages, of one page."""
-    for i, text in enumerate(slate.answer or ()):
-        if text is not None:
-            writer.say(obs.day[i], obs.session[i], obs.turn[i], obs.user_index[i], "recommender", "answer", text)
-    for i in np.flatnonzero((action == NextAction.SEARCH) | (action == NextAction.INSTRUCT)):
-        text = message[i]
-        if text is not None:
-            kind = NextAction(action[i]).name.lower()
-            writer.say(obs.day[i], obs.session[i], obs.turn[i], obs.user_index[i], "user", kind, text)
+    who = (obs.day, obs.session, obs.turn, obs.user_index)
+    if slate.answer is not None:
+        for *when, text in zip(*(column.tolist() for column in who), slate.answer, strict=True):
+            if text is not None:
+                writer.say(*when, "recommender", "answer", text)
+    for kind, code in (("search", NextAction.SEARCH), ("instruct", NextAction.INSTRUCT)):
+        rows = np.flatnonzero(action == code)
+        for i, *when in zip(rows.tolist(), *(column[rows].tolist() for column in who), strict=True):
+            text = message[i]
+            if text is not None:
+                writer.say(*when, "user", kind, text)
 
 
 class _Clock:
