@@ -83,6 +83,8 @@ class BehavioralConfig(Config):
     """Weight against items of the previous page of the same session."""
     wish: float = 1.0
     """Weight of the categories that the user itself asked for, on the page that answers."""
+    courtesy: float = Field(default=0.1, ge=0)
+    """Trust gained when the recommender answers a request in words."""
     go_on: float = Field(default=0.9, ge=0, le=1)
     """cascade: probability of reading on after an item that was not clicked."""
     go_on_clicked: float = Field(default=0.8, ge=0, le=1)
@@ -198,13 +200,15 @@ class BehavioralUsers(UserModel):
         )  # fmt: skip
         before = self._mindset[rows]
         wish = obs.message_vector[part]
-        asked = obs.message_kind[part] != MessageKind.NONE
         score, log_odds = self.appraise(rows, items, wish, is_seen(obs.seen[part], items), obs.last_slate[part])
         choose = self._cascade if self.config.choice == "cascade" else self._logit
         clicked, examined, p_click = choose(log_odds, items, keys)
         hits = np.flatnonzero(clicked)
         watched, liked, shared, rating = self._enjoy(rows, items, hits, score, keys)
-        after, joy = self._feel(rows, items, hits, watched, before, asked, wish)
+        after, joy = self._feel(rows, items, hits, watched, before)
+        asked = np.flatnonzero(obs.message_kind[part] != MessageKind.NONE)
+        self._listen(after, asked, items[asked], wish[asked], None if slate.answer is None else slate.answer[part])
+        self._mindset[rows] = after
         action, message = self._decide(rows, keys, after, joy)
         expected = self.preferences.expected(score, self.tastes.noise[rows][:, None])
         fallback = np.zeros(len(rows), np.bool_)
@@ -321,16 +325,9 @@ class BehavioralUsers(UserModel):
         return watched.reshape(n, k), liked.reshape(n, k), shared.reshape(n, k), rating.reshape(n, k)
 
     def _feel(
-        self,
-        rows: IntArray,
-        items: IntArray,
-        hits: IntArray,
-        watched: FloatArray,
-        before: FloatArray,
-        asked: BoolArray,
-        wish: FloatArray,
+        self, rows: IntArray, items: IntArray, hits: IntArray, watched: FloatArray, before: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Mindset after the page float32 (n, 3) and the joy it gave float32 (n,) in [-1, 1]."""
+        """Mindset after the page float32 (n, 3), trust as before, and the joy it gave float32 (n,) in [-1, 1]."""
         satiation = self._satiation[rows] * np.float32(self.config.satiation_decay)
         if hits.size:
             who = hits // items.shape[1]
@@ -346,14 +343,21 @@ class BehavioralUsers(UserModel):
         after = before.copy()
         after[:, 0] += 0.3 * (joy - before[:, 0])
         after[:, 1] += 0.4 * (0.3 * (1.0 - joy) + 0.4 * tired - before[:, 1])
-        heard = np.flatnonzero(asked)
-        if heard.size:
-            match = self.item_vectors.take(items[heard], axis=0)[:, :, self._categories].mean(axis=1)
-            answered = np.clip(2.0 * (match * wish[heard]).sum(axis=1), -1.0, 1.0)
-            after[heard, 2] += 0.3 * (answered - before[heard, 2])
-            after[heard, 0] = np.clip(after[heard, 0] + 0.15 * answered, -1.0, 1.0)
-        self._mindset[rows] = after
         return after, joy
+
+    def _listen(
+        self, mindset: FloatArray, asked: IntArray, items: IntArray, wish: FloatArray, answers: Texts | None
+    ) -> None:
+        """Trust and mood of those who had asked for something move with what they got, and with being answered."""
+        if not asked.size:
+            return
+        match = self.item_vectors.take(items, axis=0)[:, :, self._categories].mean(axis=1)
+        got = np.clip(2.0 * (match * wish).sum(axis=1), -1.0, 1.0)
+        mindset[asked, 2] += 0.3 * (got - mindset[asked, 2])
+        mindset[asked, 0] = np.clip(mindset[asked, 0] + 0.15 * got, -1.0, 1.0)
+        if answers is not None:
+            spoken_to = np.array([answers[i] is not None for i in asked])
+            mindset[asked, 2] = np.minimum(mindset[asked, 2] + self.config.courtesy * spoken_to, 1.0)
 
     def _decide(self, rows: IntArray, keys: Keys, after: FloatArray, joy: FloatArray) -> tuple[Any, Texts]:
         """Next action int8 (n,) and the words that go with it."""

@@ -47,7 +47,7 @@ class ScoringConfig(Config):
     """Probability that a position is filled uniformly from the remaining items."""
     exclude_seen: bool = True
     """Never show what the user has clicked or rated before."""
-    heed: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    heed: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     """How many standard deviations a category that the user asks for moves a score; 0 is deaf."""
 
     @field_validator("temperature")

@@ -359,17 +359,16 @@ def _write_words(
     writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, message: Sequence[str | None], action: IntArray
 ) -> None:
     """Writes the recommender's answers, then the users' messages, of one page."""
-    who = (obs.day, obs.session, obs.turn, obs.user_index)
-    if slate.answer is not None:
-        for *when, text in zip(*(column.tolist() for column in who), slate.answer, strict=True):
-            if text is not None:
-                writer.say(*when, "recommender", "answer", text)
+    who = np.column_stack([obs.day, obs.session, obs.turn, obs.user_index])
+    for (day, session, turn, user), text in zip(who.tolist(), slate.answer or (), strict=False):
+        if text is not None:
+            writer.say(day, session, turn, user, "recommender", "answer", text)
     for kind, code in (("search", NextAction.SEARCH), ("instruct", NextAction.INSTRUCT)):
         rows = np.flatnonzero(action == code)
-        for i, *when in zip(rows.tolist(), *(column[rows].tolist() for column in who), strict=True):
+        for i, (day, session, turn, user) in zip(rows.tolist(), who[rows].tolist(), strict=True):
             text = message[i]
             if text is not None:
-                writer.say(*when, "user", kind, text)
+                writer.say(day, session, turn, user, "user", kind, text)
 
 
 class _Clock:

@@ -165,9 +165,7 @@ class Simulator:
 
 def _overwrite(slate: SlateBatch, rows: IntArray, found: SlateBatch) -> SlateBatch:
     """The slate batch with some rows replaced by search results."""
-    items, propensity, position = (
-        a.copy() for a in (slate.items, slate.propensity, slate.position_propensity)
-    )  # fmt: skip
+    items, propensity, position = slate.items.copy(), slate.propensity.copy(), slate.position_propensity.copy()
     items[rows], propensity[rows], position[rows] = found.items, found.propensity, found.position_propensity
     searched = np.zeros(slate.n, np.bool_)
     searched[rows] = False if found.searched is None else found.searched

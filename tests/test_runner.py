@@ -154,6 +154,13 @@ def test_every_observation_can_be_rebuilt(tmp_path, monkeypatch):
     assert count == len(seen) > 300
 
 
+def test_global_generators_stay_untouched(tmp_path):
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    run_scenario(load_scenario(SMALL, ["recommenders=uniform,ease,als", "days=2"]), tmp_path / "run")
+    assert random.getstate() == python
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy, strict=True))  # noqa: NPY002
+
+
 def test_retraining_changes_the_policy_version(tmp_path):
     path = run_scenario(load_scenario(SMALL, ["recommenders=popularity"]), tmp_path / "run")
     turns = tables(path)["turns"]

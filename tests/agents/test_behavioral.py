@@ -1,5 +1,7 @@
 """Behavioural users: what a page does to them, checked against the model's own formulas and known worlds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -237,6 +239,21 @@ def test_an_instruction_heeded_raises_trust_and_one_ignored_lowers_it():
 
     assert (after(0) > 0.2).all()
     assert after(1).mean() < after(0).mean() - 0.2
+
+
+def test_words_of_the_recommender_reach_those_who_had_asked():
+    def trust(answer):
+        model, visible, rows = seat(appeal=-8.0, patience=0.2, speak=1.0, courtesy=0.1)
+        visible.open(rows, 0, 0)
+        slate = random_slates(len(rows))
+        feedback, _ = model.react(visible.observe(rows), slate)
+        visible.apply(rows, slate, feedback)
+        said = replace(random_slates(len(rows), seed=2), answer=[answer, None] * (len(rows) // 2))
+        return model.react(visible.observe(rows), said)[1].mindset_after[:, 2]
+
+    gained = trust("Here is more of it.") - trust(None)
+    np.testing.assert_allclose(gained[::2], 0.1, atol=1e-6)
+    np.testing.assert_array_equal(gained[1::2], 0)
 
 
 def test_state_round_trip_continues_identically():
