@@ -55,7 +55,7 @@ class BehavioralConfig(Config):
     """How a page is read: cascade (any number of clicks) or logit (multinomial logit, at most one)."""
     n_factors: int = Field(default=8, ge=1)
     """Factors of the preference model, for stars."""
-    n_interests: int = Field(default=12, ge=1)
+    n_interests: int = Field(default=8, ge=1)
     """Dimensions of interest, for what is picked at all."""
     regularisation: float | None = Field(default=None, ge=0)
     """Its penalty, times the number of ratings; null chooses it on held-out ratings."""

@@ -147,7 +147,7 @@ PENALTIES = (0.07, 0.15, 0.3, 0.6, 1.2, 2.5)
 
 
 def fit_preferences(
-    dataset: Dataset, draws: Draws, n_factors: int = 8, n_interests: int = 12, regularisation: float | None = None
+    dataset: Dataset, draws: Draws, n_factors: int = 8, n_interests: int = 8, regularisation: float | None = None
 ) -> Preferences:
     """Fits the world on all ratings of a data set.
 
