@@ -230,7 +230,7 @@ def test_three_kills(tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills(tmp_path):
-    overrides = ["days=20", "users.count=80", "replications=2", "recommenders=popularity,ease"]
+    overrides = ["days=16", "users.count=60", "recommenders=popularity,ease"]
     whole, resumed = kill_and_resume(tmp_path, overrides, kills=20, seed=2)
     assert resumed
     for tables_ in resumed:
