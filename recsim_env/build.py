@@ -17,9 +17,11 @@ from recsim_env.calendar import Calendar
 from recsim_env.data.load import load_dataset
 from recsim_env.data.splits import Split, split_dataset
 from recsim_env.draws import Draws
-from recsim_env.interfaces import Recommender, UserModel
+from recsim_env.engine.replies import RecordingEngine, ReplyStore
+from recsim_env.errors import ScenarioError
+from recsim_env.interfaces import Embedder, Engine, Recommender, UserModel
 from recsim_env.records import Dataset, Users
-from recsim_env.registry import recommenders, rewards, user_models
+from recsim_env.registry import embedders, engines, recommenders, rewards, user_models
 from recsim_env.rewards import Reward
 from recsim_env.scenario import RecommenderSection, Scenario, validate_config
 from recsim_env.simulator import Simulator
@@ -32,12 +34,19 @@ class World:
 
     Args:
         scenario: The scenario. Unknown plug-ins and settings are refused here, before anything is loaded.
+
+    Attributes:
+        store: Where the engine's replies are kept; set it before the user model is first asked for.
     """
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
+        self.store: ReplyStore | None = None
         self._user_class = user_models.get(scenario.users.model, "users.model")
         self._user_config = validate_config(self._user_class.config_class, scenario.users.config, "users")
+        if self.needs_engine:
+            self._engine_class_and_config()
+            self._embedder_class_and_config()
         for section in scenario.recommenders:
             self._new_recommender(section)
         if scenario.candidates is not None:
@@ -64,8 +73,73 @@ class World:
     def user_model(self) -> UserModel:
         """The user model, fitted on all ratings; shared by the simulators, one at a time."""
         model: UserModel = self._user_class(self._user_config)
+        if self.needs_engine:
+            section = self.scenario.engine
+            model.attach(self.engine, self.embedder, section.retries, section.max_failure_share)
         model.fit(self.dataset, self.draws)
         return model
+
+    @property
+    def needs_engine(self) -> bool:
+        """Whether anything in the scenario thinks with a language model."""
+        return bool(self._user_class.needs_engine)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The language model; its replies are kept where there is a store."""
+        kind, config = self._engine_class_and_config()
+        engine: Engine = kind(config)
+        if self.store is None:
+            return engine
+        return RecordingEngine(engine, self.store, engine.model, engine.revision)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """What turns texts into vectors."""
+        kind, config = self._embedder_class_and_config()
+        made: Embedder = kind(config)
+        return made
+
+    def _engine_class_and_config(self) -> tuple[Any, Any]:
+        section = self.scenario.engine
+        if section.name is None:
+            raise ScenarioError(
+                f"users.model {self.scenario.users.model!r} needs a language model: name an engine, for example "
+                "--engine transformers --model FOLDER. 'recsim-env list engines' shows all."
+            )
+        kind: Any = engines.get(section.name, "engine.name")
+        return kind, validate_config(kind.config_class, section.config, "engine")
+
+    def _embedder_class_and_config(self) -> tuple[Any, Any]:
+        section = self.scenario.engine.embedder
+        kind: Any = embedders.get(section.name, "engine.embedder.name")
+        return kind, validate_config(kind.config_class, section.config, "engine.embedder")
+
+    def engine_report(self) -> dict[str, Any]:
+        """What the manifest tells of the engine: who it is, what it was asked in this process, what it cost.
+
+        ``calls`` counts requests that reached the model, ``tokens`` those that it wrote.
+        """
+        if "engine" not in self.__dict__:
+            return {"name": self.scenario.engine.name, "calls": 0, "tokens": 0, "failures": 0}
+        usage = self.engine.usage
+        users = self.user_model.engine_report() if "user_model" in self.__dict__ else {}
+        return {
+            "name": self.scenario.engine.name,
+            "model": self.engine.model,
+            "revision": self.engine.revision,
+            "embedder": self.scenario.engine.embedder.flat(),
+            "calls": sum(usage.requests.values()),
+            "tokens": usage.generated_tokens,
+            "failures": sum(usage.failures.values()),
+            "usage": usage.as_dict(),
+            "users": users,
+        }
+
+    def close(self) -> None:
+        """Frees the engine, if one was made."""
+        if "engine" in self.__dict__:
+            self.engine.close()
 
     @cached_property
     def retriever(self) -> Recommender:

@@ -38,6 +38,14 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the run.")] = None,
     overrides: Overrides = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="NAME", help="Language-model engine, with its own defaults.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Model of the engine.")] = None,
+    url: Annotated[list[str] | None, typer.Option("--url", help="Address of an endpoint; repeatable.")] = None,
+    replies: Annotated[
+        Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -47,16 +55,35 @@ def run(
     Examples: `recsim-env run quickstart` · `recsim-env run quickstart --seed 7 --set users.count=100 --set days=5` ·
     `recsim-env run quickstart --set recommenders=popularity,ease` ·
     `recsim-env run quickstart --set data.path=ml-1m --set data.format=ml-1m` ·
-    `recsim-env run quickstart --resume --out runs/quickstart-20260101-120000`
+    `recsim-env run quickstart --resume --out runs/quickstart-20260101-120000` ·
+    `recsim-env run llm_quickstart --engine vllm --model Qwen/Qwen3-8B` ·
+    `recsim-env run llm_quickstart --replies runs/llm_quickstart-20260101-120000`
     """
     from recsim_env.runner import run_scenario
 
-    changes = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+    changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
+    changes += [] if seed is None else [f"seed={seed}"]
     with _progress_bar(quiet) as on_progress:
         folder = run_scenario(scenario, out_dir, changes, resume, on_progress)
     out.print(f"Run folder: {folder}", soft_wrap=True)
     if report:
         _write_report([folder], None)
+
+
+def _engine_changes(engine: str | None, model: str | None, url: list[str] | None, replies: Path | None) -> list[str]:
+    """The engine's options as ``--set`` overrides; a new engine starts from its own defaults, not another's."""
+    import json
+
+    from recsim_env.rundir import load_run
+
+    changes = {"engine.model": model, "engine.base_urls": url}
+    if replies is not None:
+        told = load_run(replies).manifest["engine"]
+        changes = {"engine.model": model or told.get("model", ""), "engine.revision": told.get("revision", "")}
+        changes["engine.replies"] = str(replies)
+        engine = "replay"
+    named = [] if engine is None else [f"engine={{name: {engine}}}"]
+    return named + [f"{key}={json.dumps(value)}" for key, value in changes.items() if value]
 
 
 @app.command()

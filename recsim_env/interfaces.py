@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from recsim_env.draws import Draws
+from recsim_env.engine.base import EngineUsage
 from recsim_env.records import (
     ChoiceRequest,
     Completion,
@@ -97,13 +100,44 @@ class Recommender(ABC):
         """Reads what :meth:`save` wrote."""
 
 
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """What one user told others between two visits.
+
+    Attributes:
+        user: Row of the speaker.
+        kind: ``"chat"`` or ``"post"``.
+        text: The words.
+        to: Rows of those who hear it.
+    """
+
+    user: int
+    kind: str
+    text: str
+    to: tuple[int, ...]
+
+
 class UserModel(ABC):
     """The users' mind: reacts to slates for many users at once. Built as ``cls(config)``."""
 
     config_class: ClassVar[type[Config]] = Config
 
+    needs_engine: ClassVar[bool] = False
+    """Whether the users think with a language model; then :meth:`attach` is called before :meth:`reset`."""
+
     def __init__(self, config: Config | None = None) -> None:
         self.config = config if config is not None else self.config_class()
+
+    def attach(self, engine: Engine, embedder: Embedder, retries: int = 1, max_failure_share: float = 0.05) -> None:
+        """Gives the users their language model; default does nothing.
+
+        Args:
+            engine: Decides and writes.
+            embedder: Turns texts into vectors, for memory.
+            retries: How often a bad reply is asked for again.
+            max_failure_share: Share of bad replies past which the model must raise an EngineError.
+        """
+        return None
 
     @abstractmethod
     def fit(self, dataset: Dataset, draws: Draws) -> None:
@@ -134,21 +168,62 @@ class UserModel(ABC):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes what :meth:`state` gave."""
 
+    def end_of_day(self, day: int, rows: IntArray) -> list[Utterance]:
+        """What users tell each other after a day; default is nothing. The runner calls it, and logs what is said.
+
+        Args:
+            day: The day that ends.
+            rows: int (n,), users who opened the app on it, ascending.
+        """
+        return []
+
+    def engine_report(self) -> dict[str, Any]:
+        """What a manifest should tell of the users' requests to their engine, beside its usage; default is nothing."""
+        return {}
+
 
 class Engine(ABC):
-    """A language model that answers ordered batches: one reply per request, in request order."""
+    """A language model that answers ordered batches: one reply per request, in request order.
+
+    Subclasses name a pydantic class in ``config_class`` and are built as ``cls(config)``.
+    """
+
+    config_class: ClassVar[type[Config]] = Config
+
+    model: str = ""
+    """Name of the model; with ``revision`` part of the key under which replies are stored."""
+
+    revision: str = ""
+    """Revision of the model."""
+
+    special_tokens: tuple[str, ...] = ()
+    """Tokens that steer a chat, to be kept out of texts that others wrote."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config if config is not None else self.config_class()
+
+    @cached_property
+    def usage(self) -> EngineUsage:
+        """What the engine was asked so far, and what it cost."""
+        return EngineUsage()
 
     @abstractmethod
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
         """Log-probabilities over each request's options, float64 (n_options,), normalised.
 
+        A reply that cannot be used (log-probabilities that are no numbers) is all NaN and counted in ``usage``.
+
         Raises:
-            EngineError: If the engine cannot give log-probabilities.
+            EngineError: If the engine cannot answer, or gives no log-probabilities at all.
         """
 
     @abstractmethod
     def generate(self, requests: Sequence[TextRequest]) -> list[Completion]:
-        """One completion per request; a failed one carries ``error``."""
+        """One completion per request; an unusable one carries ``error``, keeps its raw text and is counted.
+
+        Raises:
+            EngineError: If the engine cannot answer.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -97,16 +97,40 @@ recommenders: Registry[Any] = Registry(
 """Recommenders by name."""
 
 user_models: Registry[Any] = Registry(
-    "user", "recsim_env.users", {"behavioral": "recsim_env.agents.behavioral:BehavioralUsers"},
+    "user",
+    "recsim_env.users",
+    {
+        "behavioral": "recsim_env.agents.behavioral:BehavioralUsers",
+        "llm": "recsim_env.agents.llm:LLMUsers",
+    },
     base="recsim_env.interfaces:UserModel",
-)  # fmt: skip
+)
 """User models by name."""
 
 engines: Registry[Any] = Registry(
-    "engine", "recsim_env.engines", {"replay": "recsim_env.engine.replies:ReplayEngine"},
+    "engine",
+    "recsim_env.engines",
+    {
+        "vllm": "recsim_env.engine.vllm:VllmEngine",
+        "openai": "recsim_env.engine.openai:OpenAIEngine",
+        "transformers": "recsim_env.engine.transformers:TransformersEngine",
+        "replay": "recsim_env.engine.replies:ReplayEngine",
+    },
     base="recsim_env.interfaces:Engine",
-)  # fmt: skip
+)
 """Language-model engines by name."""
+
+embedders: Registry[Any] = Registry(
+    "embedder",
+    "recsim_env.embedders",
+    {
+        "hashed-ngrams": "recsim_env.engine.embed:HashedNgrams",
+        "sentence-transformers": "recsim_env.engine.embed:SentenceTransformerEmbedder",
+        "endpoint": "recsim_env.engine.embed:EndpointEmbedder",
+    },
+    base="recsim_env.interfaces:Embedder",
+)
+"""Text embedders by name."""
 
 rewards: Registry[Any] = Registry(
     "reward",

@@ -23,7 +23,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -194,16 +194,19 @@ class CellWriter:
         if sum(block.num_rows for block in self._blocks[table]) >= self.ROWS_PER_GROUP:
             self._flush(table)
 
-    def say(self, day: int, session: int, turn: int, user: int, speaker: str, kind: str, text: str) -> None:
-        """Adds one line to ``messages.jsonl``: who said what, when (numbers as in the tables)."""
+    def say(
+        self, day: int, session: int, turn: int, user: int, speaker: str, kind: str, text: str, to: Sequence[int] = ()
+    ) -> None:
+        """Adds one line to ``messages.jsonl``: who said what, when (numbers as in the tables), and which users heard it."""
         words = self._quoted.get(text)
         if words is None:
             words = json.dumps(text, ensure_ascii=False)
             if len(self._quoted) < 10_000:  # behavioural users say the same few sentences over and over
                 self._quoted[text] = words
+        heard = f', "to": {list(to)}' if to else ""
         self._messages.append(
             f'{{{self._who}, "day": {day}, "session": {session}, "turn": {turn}, "user": {user}, '
-            f'"speaker": "{speaker}", "kind": "{kind}", "text": {words}}}\n'
+            f'"speaker": "{speaker}", "kind": "{kind}", "text": {words}{heard}}}\n'
         )
 
     def _part(self, table: str) -> Path:

@@ -85,7 +85,8 @@ def run_scenario(
     world = World(scenario)
     with RunFolder(path) as folder:
         record = _open(folder, world, resume)
-        store = ReplyStore(path / "replies.sqlite") if any(not r.repeatable for r in _made(world)) else None
+        stores = world.needs_engine or any(not r.repeatable for r in _made(world))
+        world.store = store = ReplyStore(path / "replies.sqlite") if stores else None
         clock = _Clock(on_progress, len(_cells(scenario)), scenario.days)
         try:
             _run_cells(folder, world, record, store, clock)
@@ -97,6 +98,9 @@ def run_scenario(
         finally:
             record["seconds"] = round(record["seconds"] + clock.seconds(), 3)
             record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+            if world.needs_engine:
+                record["engine"] = world.engine_report()
+            world.close()
             if store is not None:
                 store.close()
             folder.write_json("manifest.json", record)
@@ -236,9 +240,11 @@ def _run_cell(
         if scenario.retrain_every and day and day % scenario.retrain_every == 0:
             recommender.retrain(simulator.draws)
         rows = everybody
+        came = np.zeros(len(everybody), np.bool_)
         for session in range(scenario.calendar.max_sessions):
             rows = rows[simulator.calendar.opens(rows, day, session)]
             simulator.open(rows, day, session)
+            came[rows] = True
             active = rows
             while active.size:
                 staying = []
@@ -258,6 +264,10 @@ def _run_cell(
                     staying.append(batch[~outcome.left])
                     n_turns += len(batch)
                 active = np.concatenate(staying)
+        said = simulator.model.end_of_day(day, np.flatnonzero(came))
+        if day >= writer.committed_days:
+            for words in said:
+                writer.say(day, -1, -1, words.user, "user", words.kind, words.text, words.to)
         clock.tick(day + 1, n_turns)
         due = writer.pending_rows >= COMMIT_ROWS or clock.since_commit() >= COMMIT_SECONDS
         if day >= writer.committed_days and due and day + 1 < scenario.days:

@@ -136,11 +136,33 @@ class CalendarSection(Section):
     """Weight of the past in the moving average of satisfaction, per session."""
 
 
+class EmbedderSection(OpenSection):
+    """What turns texts into vectors, for memory."""
+
+    name: str = "hashed-ngrams"
+    """The embedder; the default needs no model. A bare name will do: ``embedder: hashed-ngrams``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
 class EngineSection(OpenSection):
     """The language-model engine, for user models and recommenders that speak."""
 
     name: str | None = None
     """The engine; 'recsim-env list engines' shows all."""
+    retries: int = Field(default=1, ge=0)
+    """How often a bad reply (no JSON, not the schema, no probabilities) is asked for again."""
+    max_failure_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of replies that stay bad past which the run fails, resumably; they are never passed over silently."""
+    embedder: EmbedderSection = EmbedderSection()
+    """What turns texts into vectors for memory."""
+
+    def flat(self) -> dict[str, Any]:
+        """The section as it is written in YAML, the plug-ins' settings beside the fields."""
+        return {**super().flat(), "embedder": self.embedder.flat()}
 
 
 class Scenario(Section):
@@ -221,6 +243,7 @@ class Scenario(Section):
         """Hash of everything that can change a result (the batch size cannot)."""
         plain = self.flat()
         del plain["batch_size"], plain["description"]
+        del plain["engine"]["max_failure_share"]  # so that a run that failed by it can go on with a larger one
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

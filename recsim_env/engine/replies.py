@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from recsim_env.engine.base import EngineUsage, InterruptedBatch
 from recsim_env.errors import EngineError, RunFolderError
 from recsim_env.interfaces import Config, Engine
 from recsim_env.records import ChoiceRequest, Completion, FloatArray, ObservationBatch, SlateBatch, TextRequest
@@ -74,38 +75,61 @@ def request_key(model: str, revision: str, request: ChoiceRequest | TextRequest)
 
 
 class RecordingEngine(Engine):
-    """An engine whose replies are stored; what is stored already is not asked again.
+    """An engine whose replies are stored; what is stored already is not asked again. One commit a batch.
 
     Args:
         engine: The engine that answers what is not stored.
         store: Where replies are kept.
-        model: Name of the model, part of the key.
-        revision: Its revision, part of the key.
+        model: Name of the model, part of the key; the engine's own by default.
+        revision: Its revision, part of the key; the engine's own by default.
+
+    Attributes:
+        hits: Requests answered from the store.
+        misses: Requests that the engine was asked.
     """
 
-    def __init__(self, engine: Engine, store: ReplyStore, model: str, revision: str = "") -> None:
-        self.engine, self.store, self.model, self.revision = engine, store, model, revision
+    def __init__(
+        self, engine: Engine, store: ReplyStore, model: str | None = None, revision: str | None = None
+    ) -> None:
+        self.engine, self.store = engine, store
+        self.model = engine.model if model is None else model
+        self.revision = engine.revision if revision is None else revision
+        self.special_tokens = engine.special_tokens
+        self.hits = self.misses = 0
 
-    def _answer(self, requests: Sequence[Any], ask: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+    @property
+    def usage(self) -> EngineUsage:
+        """The engine's usage, and how many requests the store answered."""
+        return self.engine.usage + EngineUsage(stored=self.hits)
+
+    def _answer(
+        self, requests: Sequence[Any], ask: Callable[[Sequence[Any]], Sequence[Any]], pack: Callable[[Any], Any]
+    ) -> list[Any]:
         keys = [request_key(self.model, self.revision, request) for request in requests]
         known = self.store.get(keys)
         missing = [i for i, value in enumerate(known) if value is None]
+        self.hits += len(requests) - len(missing)
+        self.misses += len(missing)
         if missing:
-            fresh = ask([requests[i] for i in missing])
+            try:
+                fresh: Sequence[Any] = ask([requests[i] for i in missing])
+            except InterruptedBatch as error:
+                pairs = zip(missing, error.answers, strict=True)
+                self.store.put((keys[i], pack(answer)) for i, answer in pairs if answer is not None)
+                raise
             for i, value in zip(missing, fresh, strict=True):
-                known[i] = value
+                known[i] = pack(value)
             self.store.put((keys[i], known[i]) for i in missing)
         return known
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
         """Log-probabilities, stored or asked."""
-        replies = self._answer(requests, lambda some: [r.tolist() for r in self.engine.choose(some)])
+        replies = self._answer(requests, self.engine.choose, lambda reply: reply.tolist())
         return [np.asarray(reply, np.float64) for reply in replies]
 
     def generate(self, requests: Sequence[TextRequest]) -> list[Completion]:
         """Completions, stored or asked."""
-        replies = self._answer(requests, lambda some: [asdict(c) for c in self.engine.generate(some)])
-        return [Completion(**reply) for reply in replies]
+        return [Completion(**reply) for reply in self._answer(requests, self.engine.generate, asdict)]
 
     def close(self) -> None:
         """Closes the engine; the store belongs to whoever opened it."""
@@ -132,8 +156,15 @@ class ReplayEngine(Engine):
         path = config.replies / "replies.sqlite" if config.replies.is_dir() else config.replies
         if not path.exists():
             raise EngineError(f"engine 'replay': {path} does not exist. Give a run folder that holds replies.sqlite.")
+        super().__init__(config)
+        self.model, self.revision = config.model, config.revision
         self.store = ReplyStore(path)
         self._recorder = RecordingEngine(_Nobody(path), self.store, config.model, config.revision)
+
+    @property
+    def usage(self) -> EngineUsage:
+        """How many requests the store answered."""
+        return self._recorder.usage
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
         """Stored log-probabilities.

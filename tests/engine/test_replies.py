@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from recsim_env.engine.base import EngineUsage, InterruptedBatch
 from recsim_env.engine.replies import (
     RecordingEngine,
     ReplayConfig,
@@ -107,3 +108,69 @@ def test_bad_files_are_refused(tmp_path):
         ReplyStore(tmp_path / "replies.sqlite")
     with pytest.raises(EngineError, match="does not exist"):
         ReplayEngine(ReplayConfig(replies=tmp_path / "nothing.sqlite"))
+
+
+def test_hits_and_misses_are_told_and_the_engine_counts_what_it_was_asked(tmp_path):
+    engine = Counting()
+    engine.usage.prompt_tokens = 5
+    recording = RecordingEngine(engine, ReplyStore(tmp_path / "r.sqlite"))
+    recording.choose([choice("a"), choice("b")])
+    recording.choose([choice("b"), choice("c")])
+    assert (recording.hits, recording.misses) == (1, 3)
+    assert recording.usage == EngineUsage(prompt_tokens=5, stored=1)
+
+
+def test_model_and_revision_are_the_engines_own(tmp_path):
+    engine, store = Counting(), ReplyStore(tmp_path / "r.sqlite")
+    engine.model, engine.revision, engine.special_tokens = "m", "r", ("</s>",)
+    recording = RecordingEngine(engine, store)
+    assert (recording.model, recording.revision, recording.special_tokens) == ("m", "r", ("</s>",))
+    recording.choose([choice()])
+    assert store.get([request_key("m", "r", choice())]) != [None]
+
+
+def test_a_resumed_run_asks_only_for_what_is_not_stored(tmp_path):
+    path = tmp_path / "r.sqlite"
+    first = RecordingEngine(Counting(), ReplyStore(path))
+    before = first.choose([choice(user=u) for u in range(5)])
+    first.store.close()
+    engine = Counting()
+    resumed = RecordingEngine(engine, ReplyStore(path))
+    after = resumed.choose([choice(user=u) for u in range(8)])
+    assert [r.key.user for r in engine.asked] == [5, 6, 7]
+    np.testing.assert_array_equal(after[:5], before)
+    replay = ReplayEngine(ReplayConfig(replies=tmp_path / "r.sqlite"))
+    np.testing.assert_array_equal(replay.choose([choice(user=u) for u in range(8)]), after)
+    assert replay.usage.stored == 8
+
+
+def test_what_came_before_an_interruption_is_kept(tmp_path):
+    class Breaking(Counting):
+        def choose(self, requests):
+            answers = super().choose(requests)
+            raise InterruptedBatch("the endpoint went away", [*answers[:2], None])
+
+    store = ReplyStore(tmp_path / "r.sqlite")
+    with pytest.raises(InterruptedBatch, match="went away"):
+        RecordingEngine(Breaking(), store).choose([choice(user=u) for u in range(3)])
+    engine = Counting()
+    assert len(RecordingEngine(engine, store).choose([choice(user=u) for u in range(3)])) == 3
+    assert [r.key.user for r in engine.asked] == [2]
+
+
+def test_a_batch_is_one_commit(tmp_path):
+    store = ReplyStore(tmp_path / "r.sqlite")
+    statements = []
+    store._database.set_trace_callback(statements.append)
+    RecordingEngine(Counting(), store).choose([choice(user=u) for u in range(50)])
+    assert sum(statement.startswith("COMMIT") for statement in statements) == 1
+
+
+def test_replies_that_are_no_numbers_come_back_as_such(tmp_path):
+    class NotANumber(Counting):
+        def choose(self, requests):
+            return [np.array([np.nan, -np.inf]) for _ in requests]
+
+    store = ReplyStore(tmp_path / "r.sqlite")
+    RecordingEngine(NotANumber(), store).choose([choice()])
+    np.testing.assert_array_equal(RecordingEngine(Counting(), store).choose([choice()])[0], [np.nan, -np.inf])

@@ -1,0 +1,311 @@
+"""Language-model users: personas that decide by scored options and write under schemas.
+
+A page goes through phases; in each, all users' requests go to the engine as one ordered batch, and the replies are
+applied in user order: (0) the goal of the visit, on its first page; (1) watch or skip; (2) for what was watched:
+fraction, mark, like, share, comment; (3) what next, mood, boredom; (4) words, at most one generation per user and page.
+A decision is the engine's log-probability of each option, drawn with keyed draws. docs/llm-users.md tells it in full.
+
+Simplifications against RecAgent and RecoWorld: importance of memories is given by kind, not asked; the marks for one
+title share one draw (a high mark comes with a like); who opens the app is the calendar's, as for behavioural users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from recsim_env.agents.actions import star_options
+from recsim_env.agents.asking import Asker
+from recsim_env.agents.events import SPOKEN, VISIT, page_events
+from recsim_env.agents.memory import Memory, MemoryConfig
+from recsim_env.agents.mindset import OVERNIGHT, mindset_words, shift_words
+from recsim_env.agents.page import Enjoyed, Said, enjoy, next_step, page_lines, say
+from recsim_env.agents.persona import Norms, activity_scores, make_personas, read_table, resolve
+from recsim_env.agents.prompting import WORDS_LENGTH, Cards, Prompts, quoted
+from recsim_env.agents.scene import Ask, Scene, pick
+from recsim_env.agents.social import Social, read_graph
+from recsim_env.agents.watching import listwise, pointwise, sequential
+from recsim_env.draws import Draws
+from recsim_env.errors import EngineError
+from recsim_env.interfaces import Config, Embedder, Engine, UserModel, Utterance
+from recsim_env.records import (
+    Dataset,
+    Feedback,
+    FloatArray,
+    IntArray,
+    NextAction,
+    ObservationBatch,
+    SlateBatch,
+    Trace,
+    Users,
+    is_seen,
+)
+
+
+class LLMConfig(Config):
+    """Settings of language-model users."""
+
+    decide: Literal["pointwise", "listwise", "sequential"] = "pointwise"
+    """How a page is decided: every item on its own, one choice among them, or one item after another."""
+    list_orders: int = Field(default=2, ge=1)
+    """listwise: orders of the page that are averaged."""
+    watch_bias: float = 0.0
+    """Added to the log-odds of watching; language models say yes too often, so a negative number mends them."""
+    goals: bool = True
+    """Ask for the goal of every visit."""
+    comments: bool = True
+    """Ask whether what was watched is commented on."""
+    reflect: bool = True
+    """Have an insight written at the end of a visit with enough news; off, only the visit's summary is remembered."""
+    reflect_after: float = Field(default=2.0, gt=0)
+    """Importance of new events that makes a user reflect."""
+    memory: MemoryConfig = MemoryConfig()
+    """Sizes and rates of memory."""
+    personas: Path | None = None
+    """CSV or Parquet table of personas (name, gender, age, occupation, traits, status, interest, feature)."""
+    graph: Path | None = None
+    """CSV of pairs of users that know each other; null is no social life."""
+    prompts: Path | None = None
+    """Folder of your own prompts; null is the package's agents/prompts."""
+    temperature: float = Field(default=0.8, ge=0)
+    """Temperature of words."""
+    max_tokens: int = Field(default=320, ge=8)
+    """Longest words, in tokens; the schemas cap their characters, so this only stops what goes wrong."""
+    open_rate: float = Field(default=0.35, gt=0, lt=1)
+    """Probability that a user of average activity and neutral satisfaction opens the app on a day."""
+    open_spread: float = Field(default=0.6, ge=0)
+    """Change of its log-odds per standard deviation of (log) activity."""
+
+
+_STATE = ("life", "mindset", "start", "spoke", "goal", "open", "day", "pages", "watched", "news")
+
+
+class LLMUsers(UserModel):
+    """Personas with memory, moods and words, decided and written by a language model (after RecAgent and RecoWorld)."""
+
+    config_class = LLMConfig
+    config: LLMConfig
+    needs_engine = True
+
+    def attach(self, engine: Engine, embedder: Embedder, retries: int = 1, max_failure_share: float = 0.05) -> None:
+        """Gives the users their language model."""
+        self.asker, self.embedder = Asker(engine, retries, max_failure_share), embedder
+        self.special_tokens = tuple(getattr(engine, "special_tokens", ()))
+
+    def fit(self, dataset: Dataset, draws: Draws) -> None:
+        """Measures what is usual in the data; nothing else is learned."""
+        self.catalog, self.norms = dataset.catalog, Norms.of(dataset)
+        self.stars, self.prompts = star_options(dataset.catalog.scale), Prompts(self.config.prompts)
+
+    def reset(self, users: Users, draws: Draws) -> None:
+        """Seats a population.
+
+        Raises:
+            EngineError: If no engine was attached.
+        """
+        if not hasattr(self, "asker"):
+            raise EngineError("users.model 'llm' needs an engine: name one in the scenario (engine.name).")
+        c = self.config
+        self.users, self.draws = users, draws
+        self.cards = Cards(self.catalog, self.special_tokens)
+        table = None if c.personas is None else read_table(c.personas)
+        self.personas = make_personas(users, self.norms, self.catalog, self.cards, draws, table)
+        self._scores = activity_scores(users, self.norms, draws)
+        self.social: Social | None = None
+        if c.graph is not None:
+            graph = read_graph(c.graph, resolve(users, self.personas), users.n_users)
+            names = self.personas.name
+            self.social = Social(graph, names, self.asker, self.prompts, draws, self._sampling(), self.special_tokens)
+        n = users.n_users
+        self.memory = Memory(n, c.memory, self.embedder)
+        self._life = np.zeros(n, np.int64)
+        self._mindset, self._start = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
+        self._spoke, self._open = np.empty(n, np.bool_), np.empty(n, np.bool_)
+        self._goal = np.empty(n, np.int8)
+        self._day, self._pages, self._watched = (np.empty(n, np.int32) for _ in range(3))
+        self._news = np.empty(n, np.float32)
+        self.reset_rows(np.arange(n))
+        self._life[:] = 0
+
+    def reset_rows(self, rows: IntArray) -> None:
+        """Puts some users back into their initial state, with fresh luck."""
+        self._life[rows] += 1
+        self._mindset[rows] = self._start[rows] = 0.0
+        self._spoke[rows] = self._open[rows] = False
+        self._goal[rows] = self._day[rows] = self._pages[rows] = self._watched[rows] = 0
+        self._news[rows] = 0.0
+        self.memory.clear(rows)
+
+    @property
+    def activity(self) -> FloatArray:
+        """Probability that a content user opens the app on a day, float32 (U,)."""
+        rate = self.config.open_rate
+        log_odds = np.log(rate / (1 - rate)) + self.config.open_spread * self._scores
+        return (1.0 / (1.0 + np.exp(-log_odds))).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """Copies of the changing arrays; memory's have names that start with ``memory_``."""
+        own = {name: getattr(self, f"_{name}").copy() for name in _STATE}
+        return {**own, **{f"memory_{name}": array for name, array in self.memory.state().items()}}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes what :meth:`state` gave."""
+        for name in _STATE:
+            getattr(self, f"_{name}")[:] = state[name]
+        self.memory.load_state({name: state[f"memory_{name}"] for name in Memory.ARRAYS})
+
+    def _sampling(self) -> dict[str, float]:
+        return {"temperature": self.config.temperature, "max_tokens": self.config.max_tokens}
+
+    def engine_report(self) -> dict[str, Any]:
+        """What the manifest tells of the users' requests: counts by purpose, bad replies, prompt versions."""
+        return {**self.asker.report(), "prompts": self.prompts.versions}
+
+    def react(self, obs: ObservationBatch, slate: SlateBatch) -> tuple[Feedback, Trace]:
+        """Reactions of N users to their slates."""
+        self._wake(obs)
+        before = self._mindset[obs.user_index]
+        scene = self._scene(obs, slate)
+        clicked, p_click = self._watch(scene)
+        enjoyed = enjoy(scene, clicked, self.stars, self.config.comments)
+        lines = page_lines(scene, clicked, enjoyed)
+        step = next_step(scene, lines, before, self._spoke[obs.user_index])
+        reflects = self._news[obs.user_index] >= self.config.reflect_after
+        said = say(scene, lines, step, enjoyed, reflects & self.config.reflect)
+        self._mindset[obs.user_index] = step.mindset
+        self._spoke[obs.user_index] |= step.tells
+        self._remember(scene, slate, clicked, enjoyed, said)
+        feedback = Feedback(
+            clicked, enjoyed.fraction, enjoyed.liked, enjoyed.shared, enjoyed.rating, said.action, said.message,
+            said.comments,
+        )  # fmt: skip
+        trace = Trace(
+            scene.shown, p_click, enjoyed.expected, before, step.mindset, scene.fallback, said.thoughts
+        )  # fmt: skip
+        return feedback, trace
+
+    def _watch(self, scene: Scene) -> tuple[Any, FloatArray]:
+        c = self.config
+        if c.decide == "listwise":
+            return listwise(scene, c.watch_bias, c.list_orders)
+        return (pointwise if c.decide == "pointwise" else sequential)(scene, c.watch_bias)
+
+    def _wake(self, obs: ObservationBatch) -> None:
+        """A visit starts: the last one is summed up, weak memories go, moods calm down."""
+        fresh = obs.turn == 0
+        rows, day = obs.user_index[fresh], obs.day[fresh]
+        if not rows.size:
+            return
+        self._close(rows[self._open[rows]])  # cut off by the longest session
+        self.memory.forget(rows, day)
+        self._mindset[rows] *= np.array(OVERNIGHT, np.float32)
+        self._start[rows] = self._mindset[rows]
+        self._spoke[rows], self._open[rows], self._day[rows] = False, True, day
+        self._pages[rows] = self._watched[rows] = self._goal[rows] = 0
+
+    def _close(self, rows: IntArray) -> None:
+        """The visit as a whole enters memory, with its shift of mindset."""
+        texts = [
+            f"On day {self._day[u] + 1} you looked at {self._pages[u]} pages and watched {self._watched[u]} titles; "
+            + shift_words(self._start[u], self._mindset[u])
+            for u in rows
+        ]
+        self.memory.add(rows, texts, np.full(len(rows), VISIT, np.float32), self._day[rows])
+        self._open[rows] = False
+
+    def _scene(self, obs: ObservationBatch, slate: SlateBatch) -> Scene:
+        """The users before their pages, the goal of a new visit chosen."""
+        rows, shown = obs.user_index, slate.items < self.catalog.n_items
+        who = rows + (self._life[rows] << 40)
+        keys = self.draws.keys("page", who, obs.day, obs.session, obs.turn)
+        heads = [self._head(int(u)) for u in rows]
+        scene = Scene(
+            obs, slate.items, shown, is_seen(obs.seen, slate.items) & shown, heads, keys, who, self.draws.seed,
+            self.asker, self.prompts, self.cards, self._sampling(), np.zeros(obs.n, np.bool_),
+        )  # fmt: skip
+        if self.config.goals:
+            self._set_goals(scene)
+        scene.starts = [f"{head}\n\n{now}" for head, now in zip(heads, self._now(obs, slate), strict=True)]
+        return scene
+
+    def _set_goals(self, scene: Scene) -> None:
+        question = self.prompts["goal.goal"]
+        users = np.flatnonzero(scene.obs.turn == 0).tolist()
+        found = scene.decide([Ask(i, "goal", question.render(), len(question.options)) for i in users])
+        luck = scene.luck(3)[:, 0]
+        for i in users:
+            self._goal[scene.obs.user_index[i]] = pick(found[i, "goal", -1], float(luck[i]))
+
+    def _head(self, row: int) -> str:
+        """What changes least of a user's prompt: persona, then what happened lately, which grows at its end."""
+        events = "\n".join(f"- {text}" for text in self.memory.recent(row)) or "- You are new here."
+        persona = self.prompts["common.persona"].render(persona=self.personas.text[row])
+        return f"{persona}\n\n{self.prompts['common.past'].render(events=events)}"
+
+    def _now(self, obs: ObservationBatch, slate: SlateBatch) -> list[str]:
+        """What changes with every page: day, goal, mindset, what was asked and answered, what comes to mind."""
+        topics = [self._topic(obs.message[i], slate.items[i]) for i in range(obs.n)]
+        come_to_mind = self.memory.recall(obs.user_index, self.memory.embed(topics), obs.day)
+        goals = self.prompts["goal.goal"].options
+        now = self.prompts["common.now"]
+        texts = []
+        for i, row in enumerate(obs.user_index.tolist()):
+            memories = "".join(f"\n- {text}" for text in come_to_mind[i])
+            texts.append(
+                now.render(
+                    day=int(obs.day[i]) + 1, visit=int(obs.session[i]) + 1, page=int(obs.turn[i]) + 1,
+                    goal=goals[self._goal[row]], **mindset_words(self._mindset[row]),
+                    heard=self._heard(obs.message[i], None if slate.answer is None else slate.answer[i]),
+                    memories=f"\nThis comes to your mind:{memories}" if memories else "",
+                )
+            )  # fmt: skip
+        return texts
+
+    def _topic(self, message: str | None, items: IntArray) -> str:
+        titles = [self.cards.title(int(item)) for item in items[:5] if item < self.catalog.n_items]
+        return " ".join([message or "", *titles])
+
+    def _heard(self, message: str | None, answer: str | None) -> str:
+        lines = []
+        if message is not None:
+            lines.append(f"You had asked the app: {quoted(message, WORDS_LENGTH, self.special_tokens)}")
+        if answer is not None:
+            lines.append(f"The app says: {quoted(answer, WORDS_LENGTH, self.special_tokens)}")
+        return "".join(f"\n{line}" for line in lines)
+
+    def _remember(self, scene: Scene, slate: SlateBatch, clicked: Any, enjoyed: Enjoyed, said: Said) -> None:
+        """The page enters short-term memory, event by event; a visit that ends is summed up."""
+        obs = scene.obs
+        events = list(page_events(scene, slate.answer, clicked, enjoyed, said))
+        rows = obs.user_index[[i for i, _, _ in events]] if events else np.empty(0, np.int64)
+        news = np.array([weight for _, _, weight in events], np.float32)
+        self.memory.add(rows, [text for _, text, _ in events], news, self._day[rows])
+        np.add.at(self._news, rows, news)
+        self._pages[obs.user_index] += 1
+        self._watched[obs.user_index] += clicked.sum(axis=1)
+        thought = [i for i in range(obs.n) if said.insight[i] is not None]
+        self._news[obs.user_index[thought]] = 0.0
+        self._close(obs.user_index[said.action == NextAction.LEAVE])
+
+    def end_of_day(self, day: int, rows: IntArray) -> list[Utterance]:
+        """Chats and posts of those who used the app today; they enter the receivers' memory.
+
+        Args:
+            day: The day that ends.
+            rows: int (n,), users who opened the app on it, ascending.
+        """
+        if self.social is None:
+            return []
+        rows = self.social.sociable(rows)
+        who = rows + (self._life[rows] << 40)
+        said = self.social.talk(day, rows, who, [self._head(int(u)) for u in rows])
+        heard = list(self.social.heard(said))
+        if heard:
+            receivers = np.array([row for row, _ in heard], np.int64)
+            weight = np.full(len(heard), SPOKEN, np.float32)
+            self.memory.add(receivers, [text for _, text in heard], weight, np.full(len(heard), day))
+        return said

@@ -1,0 +1,79 @@
+"""Language-model users end to end on a real, tiny model with random weights: it decides, stores, replays, reports."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from recsim_env.rundir import load_run
+
+TINY = [
+    "days=1",
+    "slate_size=3",
+    "max_turns=2",
+    "users.watch_bias=-2",
+    "users.max_tokens=16",
+    "recommenders=popularity",
+]
+# Random weights write no sentences; what is under test is that this is counted and flagged, not that it reads well.
+TINY += ["engine.max_failure_share=1", "engine.retries=0"]
+
+
+def recsim(*words, cwd):
+    done = subprocess.run(
+        [sys.executable, "-m", "recsim_env.cli", *words], capture_output=True, text=True, cwd=cwd, timeout=550,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def settings(changes):
+    return [word for change in changes for word in ("--set", change)]
+
+
+def check(path, users):
+    run = load_run(path)
+    engine = run.manifest["engine"]
+    assert run.manifest["status"] == "complete"
+    assert engine["calls"] == engine["users"]["asked"]["decisions"] + engine["users"]["asked"].get("words", 0)
+    assert engine["usage"]["cached_tokens"] > 0.5 * engine["usage"]["prompt_tokens"]
+    assert run.turns["user"].nunique() == users
+    assert run.impressions["trace_p_click"].between(0, 1).all()
+    assert (path / "report.html").exists()
+    return run
+
+
+def test_the_quickstart_runs_on_a_model_in_this_process_and_replays(tiny_model, tmp_path):
+    few = settings([*TINY, "users.count=2"])
+    engine = ("--engine", "transformers", "--model", tiny_model)
+    recsim("run", "llm_quickstart", "--out", "a", "-q", *engine, *few, cwd=tmp_path)
+    run = check(tmp_path / "a", 2)
+    recsim("run", "llm_quickstart", "--out", "b", "-q", "--replies", "a", *few, cwd=tmp_path)
+    again = load_run(tmp_path / "b")
+    assert again.manifest["engine"]["calls"] == 0
+    assert run.impressions.equals(again.impressions)
+    assert run.turns.equals(again.turns)
+
+
+@pytest.mark.slow
+def test_eight_users_for_two_days_decide_in_every_way(tiny_model, tmp_path):
+    engine = ("--engine", "transformers", "--model", tiny_model)
+    for decide in ("pointwise", "listwise", "sequential"):
+        many = settings([*TINY, "users.count=8", "days=2", f"users.decide={decide}"])
+        recsim("run", "llm_quickstart", "--out", decide, "-q", *engine, *many, cwd=tmp_path)
+        check(tmp_path / decide, 8)
+
+
+@pytest.mark.vllm
+def test_the_quickstart_runs_on_vllm(tiny_model, tmp_path):
+    try:
+        import vllm  # noqa: F401
+    except ImportError:
+        assert os.environ.get("RECSIM_REQUIRE_VLLM") != "1", "RECSIM_REQUIRE_VLLM is set, but vllm is absent"
+        pytest.skip("vllm is not installed")
+    few = settings([*TINY, "users.count=4", "users.max_tokens=320"])
+    recsim("run", "llm_quickstart", "--out", "v", "-q", "--engine", "vllm", "--model", tiny_model, *few, cwd=tmp_path)
+    words = load_run(tmp_path / "v").manifest["engine"]["users"]
+    assert words["asked"].get("words", 0) > words["failed"].get("words", 0)  # a grammar makes even noise fit
