@@ -246,7 +246,8 @@ class Endpoint:
 
     def _pause(self, attempt: int, fault: Fault) -> float:
         most = min(60.0, self.config.backoff_s * 2 ** (attempt - 1))
-        return max(self._jitter.uniform(0.0, most), fault.retry_after_s)
+        share = int.from_bytes(os.urandom(4), "big") / 2**32  # changes when, never what
+        return max(share * most, fault.retry_after_s)
 
     def _hide(self, text: str) -> str:
         """The text without the API key, which some servers repeat in their messages."""
