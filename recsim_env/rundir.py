@@ -197,7 +197,7 @@ class CellWriter:
     def say(
         self, day: int, session: int, turn: int, user: int, speaker: str, kind: str, text: str, to: Sequence[int] = ()
     ) -> None:
-        """Adds one line to ``messages.jsonl``: who said what, when (numbers as in the tables), and which users heard it."""
+        """Adds one line to ``messages.jsonl``: who said what, when (as in the tables), and which users heard it."""
         words = self._quoted.get(text)
         if words is None:
             words = json.dumps(text, ensure_ascii=False)

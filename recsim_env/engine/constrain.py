@@ -13,8 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from recsim_env.engine.structured import for_grammar
-
 
 def available() -> bool:
     """Whether xgrammar is installed."""
@@ -39,7 +37,7 @@ class Grammars:
 
     def matcher(self, schema: Mapping[str, Any]) -> Any:
         """The state of one reply; white space is fixed, or a model may fill its budget with line breaks."""
-        text = json.dumps(for_grammar(schema))
+        text = json.dumps(schema)
         if text not in self._compiled:
             self._compiled[text] = self._compiler.compile_json_schema(text, any_whitespace=False)
         return self._xgrammar.GrammarMatcher(self._compiled[text])

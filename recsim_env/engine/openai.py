@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 from recsim_env.engine.base import log_normalise, sampling_of
 from recsim_env.engine.endpoint import Endpoint, EndpointConfig
 from recsim_env.engine.faults import Fault, Refused
-from recsim_env.engine.structured import for_grammar, read_reply
+from recsim_env.engine.structured import read_reply
 from recsim_env.engine.untrusted import COMMON_SPECIAL_TOKENS
 from recsim_env.errors import EngineError
 from recsim_env.interfaces import Engine
@@ -115,7 +115,7 @@ class OpenAIEngine(Engine):
         body = self._body(request, sampling.max_tokens)
         body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if request.schema is not None:
-            schema = for_grammar(request.schema) if self.config.dialect == "vllm" else dict(request.schema)
+            schema = dict(request.schema)
             named = {"name": "reply", "schema": schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         return body

@@ -22,6 +22,8 @@ M = TypeVar("M", bound=BaseModel)
 LENGTH, INVALID_JSON, INVALID_SCHEMA, EMPTY = "length", "invalid_json", "invalid_schema", "empty_text"
 """Kinds of unusable replies, as counted in an engine's usage."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
     "boolean": (bool,), "null": (type(None),),
@@ -47,35 +49,20 @@ def read_reply(text: str, schema: Mapping[str, Any] | None, finish_reason: str) 
     if schema is None:
         return None, "", None
     try:
-        value = json.loads(text)
+        value = json.loads(plain(text))
     except ValueError as error:
         return None, INVALID_JSON, f"the reply is no JSON: {error}"
     problem = misfit(value, schema)
     return (value, "", None) if problem is None else (None, INVALID_SCHEMA, problem)
 
 
-def for_grammar(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema as it is given to a grammar compiler: strings with a length limit get a pattern instead.
+def plain(text: str) -> str:
+    """The text with a space for every run of control characters.
 
-    xgrammar compiles ``maxLength`` to a rule that lets raw control characters through, and then the text is no JSON.
-    The pattern leaves quotes and backslashes out as well, so that a length counts characters and not escapes.
+    xgrammar compiles ``maxLength`` to a rule that lets raw control characters into strings, and then the text is no
+    JSON. (Its patterns with bounded repetition are no way out: in 0.2.7 a compiler that caches refuses the second one.)
     """
-    found = {name: _inner(name, value) for name, value in schema.items()}
-    if found.get("type") == "string" and not {"pattern", "enum", "const", "format"} & set(found):
-        low, high = found.pop("minLength", None), found.pop("maxLength", None)
-        if low is not None or high is not None:
-            found["pattern"] = rf'^[^\x00-\x1f\x7f"\\]{{{low or 0},{"" if high is None else high}}}$'
-    return found
-
-
-def _inner(name: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        # The keys of these are names of fields, which may be called "type" as well.
-        names = name in ("properties", "$defs")
-        return {key: for_grammar(part) for key, part in value.items()} if names else for_grammar(value)
-    if isinstance(value, list):
-        return [for_grammar(part) if isinstance(part, Mapping) else part for part in value]
-    return value
+    return _CONTROL.sub(" ", text)
 
 
 def validated(completion: Completion, kind: type[M]) -> tuple[M | None, Completion]:
@@ -87,7 +74,7 @@ def validated(completion: Completion, kind: type[M]) -> tuple[M | None, Completi
     if completion.error is not None:
         return None, completion
     try:
-        return kind.model_validate_json(completion.text), completion
+        return kind.model_validate_json(plain(completion.text)), completion
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

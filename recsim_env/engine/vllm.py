@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from recsim_env.engine.base import ChatTokenizer, Sampling, cannot_load, check_length, log_normalise, sampling_of
-from recsim_env.engine.structured import for_grammar, read_reply
+from recsim_env.engine.structured import read_reply
 from recsim_env.errors import EngineError, MissingDependencyError
 from recsim_env.interfaces import Config, Engine
 from recsim_env.records import ChoiceRequest, Completion, FloatArray, RequestKey, TextRequest
@@ -228,7 +228,7 @@ def _text_parameters(request: TextRequest, sampling: Sampling) -> Any:
     from vllm.platforms import current_platform
     from vllm.sampling_params import StructuredOutputsParams
 
-    schema = None if request.schema is None else for_grammar(request.schema)
+    schema = None if request.schema is None else dict(request.schema)
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recsim_env.engine.structured import for_grammar, misfit, read_reply, validated
+from recsim_env.engine.structured import misfit, read_reply, validated
 from recsim_env.records import Completion
 
 
@@ -109,15 +109,17 @@ def test_validated_gives_the_object_or_the_reason():
     assert validated(Completion("x", error="cut"), Reply) == (None, Completion("x", error="cut"))
 
 
-def test_length_limits_become_patterns_for_a_grammar():
-    class Odd(BaseModel):
-        type: str = Field(max_length=5)
-        words: list[Inner]
+def test_control_characters_inside_strings_become_spaces():
+    raw = '{"word": "a\x00\nb", "n": 1}'
+    value, kind, problem = read_reply(raw, {"type": "object"}, "stop")
+    assert (kind, problem) == ("", None)
+    assert value["word"] == "a b"
+    found, kept = validated(Completion(raw.replace("a\x00\nb", "\x07ab")), Spoken)
+    assert found is not None
+    assert found.word == " ab"
+    assert kept.text.count("\x07") == 1, "the raw text stays"
 
-    found = for_grammar(Odd.model_json_schema())
-    limited = found["properties"]["type"]
-    assert "maxLength" not in limited
-    for text, fits in (("abcde", True), ("", True), ("abcdef", False), ("a\x01", False), ('a"', False), ("a\\", False)):
-        assert (misfit(text, limited) is None) == fits, text
-    assert found["$defs"]["Inner"]["properties"]["word"]["pattern"] == "^[a-z]*$", "a pattern of its own stays"
-    assert for_grammar(SCHEMA)["properties"]["kind"] == SCHEMA["properties"]["kind"]
+
+class Spoken(BaseModel):
+    word: str = Field(max_length=5)
+    n: int

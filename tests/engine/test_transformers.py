@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from recsim_env.engine import constrain
 from recsim_env.engine.prefixes import Forward, chunks, common_prefix, groups_of
-from recsim_env.engine.structured import validated
+from recsim_env.engine.structured import plain, validated
 from recsim_env.engine.transformers import TransformersConfig, TransformersEngine
 from recsim_env.errors import EngineError
 from recsim_env.records import ChoiceRequest, RequestKey, TextRequest
@@ -161,7 +161,7 @@ def test_json_fits_its_schema_with_xgrammar(engine):
     for completion in engine.generate([*requests, *texts(1)])[:-1]:
         words, checked = validated(completion, Words)
         assert words is not None, checked.error
-        assert completion.parsed == json.loads(completion.text) == words.model_dump()
+        assert completion.parsed == json.loads(plain(completion.text)) == words.model_dump()
         assert completion.finish_reason == "stop"
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsim_env.engine.openai import OpenAIConfig, OpenAIEngine
-from recsim_env.engine.structured import validated
+from recsim_env.engine.structured import plain, validated
 from recsim_env.engine.transformers import TransformersConfig, TransformersEngine
 from recsim_env.errors import EngineError
 from recsim_env.records import ChoiceRequest, RequestKey, TextRequest
@@ -116,7 +116,7 @@ def test_json_fits_its_schema(vllm_engine, over_http):
         for completion in engine.generate(texts(Words.model_json_schema())):
             words, checked = validated(completion, Words)
             assert words is not None, checked.error
-            assert completion.parsed == json.loads(completion.text) == words.model_dump()
+            assert completion.parsed == json.loads(plain(completion.text)) == words.model_dump()
             assert completion.tokens > 0
             assert completion.prompt_tokens > 100
         assert not set(engine.usage.failures) - {"length"}
