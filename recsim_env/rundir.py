@@ -151,6 +151,9 @@ class CellWriter:
         folder: The run folder.
         recommender: Label of the recommender.
         seed: Seed of the replication.
+
+    Attributes:
+        pending_rows: Impressions not yet committed.
     """
 
     ROWS_PER_GROUP = 400_000
@@ -162,6 +165,7 @@ class CellWriter:
         self._state = folder.progress().get(self.name, {"days": 0, "parts": 0, "messages": 0, "done": False})
         self._blocks: dict[str, list[pa.RecordBatch]] = {table: [] for table in SCHEMAS}
         self._files: dict[str, pq.ParquetWriter] = {}
+        self.pending_rows = 0
         self._messages: list[str] = []
         self._who = json.dumps(self._constant, ensure_ascii=False)[1:-1]
         self._quoted: dict[str, str] = {}
@@ -176,13 +180,6 @@ class CellWriter:
         """Whether the cell is complete."""
         return bool(self._state["done"])
 
-    @property
-    def pending_rows(self) -> int:
-        """Impressions not yet committed."""
-        return self._pending
-
-    _pending = 0
-
     def add(self, table: str, n: int, columns: Mapping[str, Any]) -> None:
         """Adds ``n`` rows to a table; absent columns are null, scalars stand for every row."""
         schema = SCHEMAS[table]
@@ -190,7 +187,7 @@ class CellWriter:
         arrays = [_array(values.get(field.name), field.type, n) for field in schema]
         self._blocks[table].append(pa.RecordBatch.from_arrays(arrays, schema=schema))
         if table == "impressions":
-            self._pending += n
+            self.pending_rows += n
         if sum(block.num_rows for block in self._blocks[table]) >= self.ROWS_PER_GROUP:
             self._flush(table)
 
@@ -256,7 +253,7 @@ class CellWriter:
                 file.flush()
                 os.fsync(file.fileno())
                 length = file.tell()
-        self._messages, self._pending = [], 0
+        self._messages, self.pending_rows = [], 0
         parts = self._state["parts"] + bool(written)
         self._state = {"days": days, "parts": parts, "messages": length, "done": done}
         self.folder.write_json("progress.json", {**self.folder.progress(), self.name: self._state})

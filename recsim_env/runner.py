@@ -129,8 +129,7 @@ def _choose_folder(scenario: Scenario, out: str | Path | None, resume: bool) -> 
 
 
 def _cells(scenario: Scenario) -> list[tuple[RecommenderSection, int]]:
-    seeds = range(scenario.seed, scenario.seed + scenario.replications)
-    return [(section, seed) for section in scenario.recommenders for seed in seeds]
+    return [(section, seed) for section in scenario.recommenders for seed in scenario.seeds]
 
 
 def _made(world: World) -> list[type[Recommender]]:
@@ -163,7 +162,7 @@ def _open(folder: RunFolder, world: World, resume: bool) -> dict[str, Any]:
             "status": "running",
             "scenario": scenario.flat(),
             "fingerprint": identity,
-            "seeds": [scenario.seed + i for i in range(scenario.replications)],
+            "seeds": scenario.seeds,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "finished": None,
             "seconds": 0.0,

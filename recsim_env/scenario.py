@@ -228,6 +228,11 @@ class Scenario(Section):
             raise ValueError(f"candidates ({self.candidates}) must be at least slate_size ({self.slate_size})")
         return self
 
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the replications."""
+        return list(range(self.seed, self.seed + self.replications))
+
     def flat(self) -> dict[str, Any]:
         """The scenario as plain data, as it would be written in YAML."""
         plain = self.model_dump(mode="json", exclude={"users", "recommenders", "engine"})
