@@ -45,6 +45,10 @@ class Asker:
     failed: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
 
+    def begin(self) -> None:
+        """A new population: counts start again, so that a resumed run judges its failures as an unbroken one does."""
+        self.asked, self.failed, self.errors = Counter(), Counter(), []
+
     def choose(self, requests: Sequence[ChoiceRequest]) -> tuple[list[FloatArray], BoolArray]:
         """Probabilities over each request's options.
 

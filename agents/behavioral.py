@@ -33,6 +33,7 @@ from recsim_env.records import (
     Feedback,
     FloatArray,
     IntArray,
+    Judgement,
     MessageKind,
     NextAction,
     ObservationBatch,
@@ -263,6 +264,18 @@ class BehavioralUsers(UserModel):
         log_odds -= np.float32(c.again_penalty) * seen
         log_odds -= np.float32(c.repeat_penalty) * self._repeated(items, last)
         return score, log_odds
+
+    def judge(self, rows: IntArray, items: IntArray) -> Judgement:
+        """Log-odds of a click on an item at the top of a page, and the ordered probit's stars."""
+        parts = []
+        for start in range(0, max(len(rows), 1), BLOCK):
+            who, what = rows[start : start + BLOCK], items[start : start + BLOCK, None]
+            nothing, nobody = np.zeros(what.shape, np.bool_), np.zeros((len(who), 0), np.int32)
+            wish = np.zeros((len(who), self.catalog.n_categories), np.float32)
+            score, log_odds = self.appraise(who, what, wish, nothing, nobody)
+            parts.append((log_odds[:, 0], self.preferences.star_shares(score[:, 0], self.tastes.noise[who])))
+        log_odds, marks = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Judgement(log_odds, marks, np.zeros(len(rows), np.bool_))
 
     def _repeated(self, items: IntArray, last: IntArray) -> BoolArray:
         """Which items stood on the previous page, bool (n, K); small integers, users innermost, compare fastest."""

@@ -20,12 +20,21 @@ from pydantic import Field
 
 from recsim_env.agents.actions import star_options
 from recsim_env.agents.asking import Asker
-from recsim_env.agents.events import SPOKEN, VISIT, page_events
+from recsim_env.agents.events import SPOKEN, VISIT, page_events, past_events
+from recsim_env.agents.judging import (
+    judging_asks,
+    listing_asks,
+    pages_of,
+    quiet_moment,
+    read_judgement,
+    read_marks,
+    read_watch,
+)
 from recsim_env.agents.memory import Memory, MemoryConfig
 from recsim_env.agents.mindset import OVERNIGHT, mindset_words, shift_words
 from recsim_env.agents.page import Enjoyed, Said, enjoy, next_step, page_lines, say
 from recsim_env.agents.persona import Norms, activity_scores, make_personas, read_table, resolve
-from recsim_env.agents.prompting import WORDS_LENGTH, Cards, Prompts, quoted
+from recsim_env.agents.prompting import WORDS_LENGTH, Cards, Prompts, Quoter
 from recsim_env.agents.scene import Ask, Scene, pick
 from recsim_env.agents.social import Social, read_graph
 from recsim_env.agents.watching import listwise, pointwise, sequential
@@ -33,13 +42,17 @@ from recsim_env.draws import Draws
 from recsim_env.errors import EngineError
 from recsim_env.interfaces import Config, Embedder, Engine, UserModel, Utterance
 from recsim_env.records import (
+    BoolArray,
+    ChoiceRequest,
     Dataset,
     Feedback,
     FloatArray,
     IntArray,
+    Judgement,
     NextAction,
     ObservationBatch,
     SlateBatch,
+    Texts,
     Trace,
     Users,
     is_seen,
@@ -55,6 +68,8 @@ class LLMConfig(Config):
     """listwise: orders of the page that are averaged."""
     watch_bias: float = 0.0
     """Added to the log-odds of watching; language models say yes too often, so a negative number mends them."""
+    remembered: int = Field(default=8, ge=0)
+    """Latest ratings of a user's past (training part) that stand in its memory when the simulation begins."""
     goals: bool = True
     """Ask for the goal of every visit."""
     comments: bool = True
@@ -65,12 +80,17 @@ class LLMConfig(Config):
     """Importance of new events that makes a user reflect."""
     memory: MemoryConfig = MemoryConfig()
     """Sizes and rates of memory."""
+    averages: bool = False
+    """Cards tell how many ratings an item has and their mean, as apps do; a prompted model copies such a number."""
     personas: Path | None = None
     """CSV or Parquet table of personas (name, gender, age, occupation, traits, status, interest, feature)."""
     graph: Path | None = None
     """CSV of pairs of users that know each other; null is no social life."""
     prompts: Path | None = None
     """Folder of your own prompts; null is the package's agents/prompts."""
+    defences: bool = True
+    """Clean and fence item texts, other users' words and the recommender's answers before they enter a prompt; off,
+    they enter raw but for the caps on their length. Off is only for measuring attacks (docs/hostile-text.md)."""
     temperature: float = Field(default=0.8, ge=0)
     """Temperature of words."""
     max_tokens: int = Field(default=320, ge=8)
@@ -91,10 +111,16 @@ class LLMUsers(UserModel):
     config: LLMConfig
     needs_engine = True
 
+    @classmethod
+    def inputs(cls, config: Config) -> dict[str, str]:
+        """Hashes of the files that shape these users, the prompts in any case."""
+        assert isinstance(config, LLMConfig)
+        return {**super().inputs(config), **Prompts(config.prompts).versions}
+
     def attach(self, engine: Engine, embedder: Embedder, retries: int = 1, max_failure_share: float = 0.05) -> None:
         """Gives the users their language model."""
         self.asker, self.embedder = Asker(engine, retries, max_failure_share), embedder
-        self.special_tokens = tuple(getattr(engine, "special_tokens", ()))
+        self.quoter = Quoter(tuple(getattr(engine, "special_tokens", ())), self.config.defences)
 
     def fit(self, dataset: Dataset, draws: Draws) -> None:
         """Measures what is usual in the data; nothing else is learned."""
@@ -110,8 +136,9 @@ class LLMUsers(UserModel):
         if not hasattr(self, "asker"):
             raise EngineError("users.model 'llm' needs an engine: name one in the scenario (engine.name).")
         c = self.config
+        self.asker.begin()
         self.users, self.draws = users, draws
-        self.cards = Cards(self.catalog, self.special_tokens)
+        self.cards = Cards(self.catalog, self.quoter, self.norms.item_mean if c.averages else None)
         table = None if c.personas is None else read_table(c.personas)
         self.personas = make_personas(users, self.norms, self.catalog, self.cards, draws, table)
         self._scores = activity_scores(users, self.norms, draws)
@@ -119,7 +146,7 @@ class LLMUsers(UserModel):
         if c.graph is not None:
             graph = read_graph(c.graph, resolve(users, self.personas), users.n_users)
             names = self.personas.name
-            self.social = Social(graph, names, self.asker, self.prompts, draws, self._sampling(), self.special_tokens)
+            self.social = Social(graph, names, self.asker, self.prompts, draws, self._sampling(), self.quoter)
         n = users.n_users
         self.memory = Memory(n, c.memory, self.embedder)
         self._life = np.zeros(n, np.int64)
@@ -139,6 +166,12 @@ class LLMUsers(UserModel):
         self._goal[rows] = self._day[rows] = self._pages[rows] = self._watched[rows] = 0
         self._news[rows] = 0.0
         self.memory.clear(rows)
+        self._remember_past(rows)
+
+    def _remember_past(self, rows: IntArray) -> None:
+        """The latest ratings of the users' past enter memory, oldest first, dated the day before the first."""
+        who, texts, weight = past_events(self.users.history, rows, self.config.remembered, self.cards)
+        self.memory.add(who, texts, weight, np.full(len(who), -1))
 
     @property
     def activity(self) -> FloatArray:
@@ -171,7 +204,7 @@ class LLMUsers(UserModel):
         before = self._mindset[obs.user_index]
         scene = self._scene(obs, slate)
         clicked, p_click = self._watch(scene)
-        enjoyed = enjoy(scene, clicked, self.stars, self.config.comments)
+        enjoyed = self._enjoy(scene, clicked)
         lines = page_lines(scene, clicked, enjoyed)
         step = next_step(scene, lines, before, self._spoke[obs.user_index])
         reflects = self._news[obs.user_index] >= self.config.reflect_after
@@ -193,6 +226,9 @@ class LLMUsers(UserModel):
         if c.decide == "listwise":
             return listwise(scene, c.watch_bias, c.list_orders)
         return (pointwise if c.decide == "pointwise" else sequential)(scene, c.watch_bias)
+
+    def _enjoy(self, scene: Scene, clicked: Any) -> Enjoyed:
+        return enjoy(scene, clicked, self.stars, self.config.comments)
 
     def _wake(self, obs: ObservationBatch) -> None:
         """A visit starts: the last one is summed up, weak memories go, moods calm down."""
@@ -217,20 +253,71 @@ class LLMUsers(UserModel):
         self.memory.add(rows, texts, np.full(len(rows), VISIT, np.float32), self._day[rows])
         self._open[rows] = False
 
+    def judge(self, rows: IntArray, items: IntArray) -> Judgement:
+        """What the users, as they are now, think of items: phases 1 (each item on its own) and 2 of a page."""
+        return read_judgement(*self.asker.choose(self.judging_requests(rows, items)), self.config.watch_bias)
+
+    def judge_watch(self, rows: IntArray, items: IntArray, again: bool = False) -> tuple[FloatArray, BoolArray]:
+        """The first half of :meth:`judge` alone: log-odds of watching float32 (n,), bad replies bool (n,)."""
+        replies, bad = self.asker.choose(self.judging_requests(rows, items, again)[: len(rows)])
+        return read_watch(replies, self.config.watch_bias), bad
+
+    def judge_marks(self, rows: IntArray, items: IntArray) -> tuple[FloatArray, BoolArray]:
+        """The second half of :meth:`judge` alone: probabilities of marks float32 (n, G), bad replies bool (n,)."""
+        replies, bad = self.asker.choose(self.judging_requests(rows, items)[len(rows) :])
+        return read_marks(replies), bad
+
+    def judging_requests(self, rows: IntArray, items: IntArray, again: bool = False) -> list[ChoiceRequest]:
+        """The requests behind :meth:`judge`: for each of n pairs "watch", then for each of them "stars".
+
+        Args:
+            rows: int (n,), users.
+            items: int (n,), items.
+            again: Whether the users have watched these items before.
+        """
+        users, pages, places = pages_of(rows, items, self.catalog.n_items)
+        scene = self._quiet(users, pages, again)
+        return scene.requests(judging_asks(scene, places, self.stars))
+
+    def listing_requests(self, users: IntArray, pages: IntArray) -> list[ChoiceRequest]:
+        """Pages put as one choice in exactly their order: letters for the items, the last for none of them.
+
+        Args:
+            users: int (n,), users, each once.
+            pages: int (n, K), their pages.
+        """
+        scene = self._quiet(users, pages)
+        return scene.requests(listing_asks(scene))
+
+    def _quiet(self, users: IntArray, pages: IntArray, again: bool = False) -> Scene:
+        obs = quiet_moment(users, self.catalog, again)
+        scene = self._stage(obs, pages)
+        self._say_now(scene, self._now(obs, None, [[] for _ in users]))
+        return scene
+
     def _scene(self, obs: ObservationBatch, slate: SlateBatch) -> Scene:
         """The users before their pages, the goal of a new visit chosen."""
-        rows, shown = obs.user_index, slate.items < self.catalog.n_items
-        who = rows + (self._life[rows] << 40)
-        keys = self.draws.keys("page", who, obs.day, obs.session, obs.turn)
-        heads = [self._head(int(u)) for u in rows]
-        scene = Scene(
-            obs, slate.items, shown, is_seen(obs.seen, slate.items) & shown, heads, keys, who, self.draws.seed,
-            self.asker, self.prompts, self.cards, self._sampling(), np.zeros(obs.n, np.bool_),
-        )  # fmt: skip
+        scene = self._stage(obs, slate.items)
         if self.config.goals:
             self._set_goals(scene)
-        scene.starts = [f"{head}\n\n{now}" for head, now in zip(heads, self._now(obs, slate), strict=True)]
+        topics = [self._topic(obs.message[i], slate.items[i]) for i in range(obs.n)]
+        come_to_mind = self.memory.recall(obs.user_index, self.memory.embed(topics), obs.day)
+        self._say_now(scene, self._now(obs, slate.answer, come_to_mind))
         return scene
+
+    def _stage(self, obs: ObservationBatch, items: IntArray) -> Scene:
+        """The users before pages; ``starts`` tell who they are and what happened, not yet what is now."""
+        rows, shown = obs.user_index, items < self.catalog.n_items
+        who = rows + (self._life[rows] << 40)
+        keys = self.draws.keys("page", who, obs.day, obs.session, obs.turn)
+        return Scene(
+            obs, items, shown, is_seen(obs.seen, items) & shown, [self._head(int(u)) for u in rows], keys, who,
+            self.draws.seed, self.asker, self.prompts, self.cards, self._sampling(), np.zeros(obs.n, np.bool_),
+        )  # fmt: skip
+
+    @staticmethod
+    def _say_now(scene: Scene, now: list[str]) -> None:
+        scene.starts = [f"{head}\n\n{words}" for head, words in zip(scene.starts, now, strict=True)]
 
     def _set_goals(self, scene: Scene) -> None:
         question = self.prompts["goal.goal"]
@@ -246,10 +333,8 @@ class LLMUsers(UserModel):
         persona = self.prompts["common.persona"].render(persona=self.personas.text[row])
         return f"{persona}\n\n{self.prompts['common.past'].render(events=events)}"
 
-    def _now(self, obs: ObservationBatch, slate: SlateBatch) -> list[str]:
+    def _now(self, obs: ObservationBatch, answer: Texts | None, come_to_mind: list[list[str]]) -> list[str]:
         """What changes with every page: day, goal, mindset, what was asked and answered, what comes to mind."""
-        topics = [self._topic(obs.message[i], slate.items[i]) for i in range(obs.n)]
-        come_to_mind = self.memory.recall(obs.user_index, self.memory.embed(topics), obs.day)
         goals = self.prompts["goal.goal"].options
         now = self.prompts["common.now"]
         texts = []
@@ -259,7 +344,7 @@ class LLMUsers(UserModel):
                 now.render(
                     day=int(obs.day[i]) + 1, visit=int(obs.session[i]) + 1, page=int(obs.turn[i]) + 1,
                     goal=goals[self._goal[row]], **mindset_words(self._mindset[row]),
-                    heard=self._heard(obs.message[i], None if slate.answer is None else slate.answer[i]),
+                    heard=self._heard(obs.message[i], None if answer is None else answer[i]),
                     memories=f"\nThis comes to your mind:{memories}" if memories else "",
                 )
             )  # fmt: skip
@@ -272,9 +357,9 @@ class LLMUsers(UserModel):
     def _heard(self, message: str | None, answer: str | None) -> str:
         lines = []
         if message is not None:
-            lines.append(f"You had asked the app: {quoted(message, WORDS_LENGTH, self.special_tokens)}")
+            lines.append(f"You had asked the app: {self.quoter.quote(message, WORDS_LENGTH)}")
         if answer is not None:
-            lines.append(f"The app says: {quoted(answer, WORDS_LENGTH, self.special_tokens)}")
+            lines.append(f"The app says: {self.quoter.quote(answer, WORDS_LENGTH)}")
         return "".join(f"\n{line}" for line in lines)
 
     def _remember(self, scene: Scene, slate: SlateBatch, clicked: Any, enjoyed: Enjoyed, said: Said) -> None:

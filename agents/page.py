@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -34,6 +35,11 @@ TRUST_RATE = 0.3
 _FRACTION_WORDS = ("only the beginning", "about a third", "most of it", "all of it")
 
 
+def mark_weight(mark: float, low: float, high: float) -> float:
+    """Importance of a watched title in memory: .3 without a mark (NaN), up to .8 for the ends of the scale."""
+    return 0.3 if np.isnan(mark) else 0.3 + 0.5 * abs(2.0 * (mark - low) / (high - low) - 1.0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Enjoyed:
     """What followed for what was watched, each (N, K).
@@ -59,11 +65,8 @@ class Enjoyed:
     span: tuple[float, float]
 
     def weight(self, i: int, k: int) -> float:
-        """Importance of a watched title in memory: .3 without a mark, up to .8 for the ends of the scale."""
-        if np.isnan(self.rating[i, k]):
-            return 0.3
-        low, high = self.span
-        return 0.3 + 0.5 * abs(2.0 * (float(self.rating[i, k]) - low) / (high - low) - 1.0)
+        """Importance of a watched title in memory."""
+        return mark_weight(float(self.rating[i, k]), *self.span)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,10 +107,23 @@ class Said:
     insight: list[tuple[str, float] | None]
 
 
-def enjoy(scene: Scene, clicked: BoolArray, stars: tuple[str, ...], comments: bool) -> Enjoyed:
+Marks: TypeAlias = Callable[[IntArray, IntArray, FloatArray], FloatArray]
+"""Changes marks: rows of the batch int (n,), items int (n,), probabilities float64 (n, 1 + G), "no mark" first."""
+
+
+def enjoy(
+    scene: Scene, clicked: BoolArray, stars: tuple[str, ...], comments: bool, changed: Marks | None = None
+) -> Enjoyed:
     """Phase 2, one batch: fraction, mark, like, share and comment of everything that was watched.
 
     One draw serves all of an item's questions, whose options run from low to high: what pleases, pleases throughout.
+
+    Args:
+        scene: The users before their pages.
+        clicked: bool (N, K), what is watched.
+        stars: Options of the mark.
+        comments: Whether comments are asked for.
+        changed: What becomes of the model's probabilities of the marks; None leaves them.
     """
     scale = scene.cards.catalog.scale
     levels, shape = scale.levels, clicked.shape
@@ -126,10 +142,11 @@ def enjoy(scene: Scene, clicked: BoolArray, stars: tuple[str, ...], comments: bo
     fraction, rating = np.zeros(shape, np.float32), np.full(shape, np.nan, np.float32)
     expected, marks = rating.copy(), np.full(shape, None, object)
     liked, shared, comment = (np.zeros(shape, np.bool_) for _ in range(3))
+    given_marks = _marks(scene, hits, found, changed)
     for i, k in hits:
         item, joy = int(scene.items[i, k]), float(pleased[i, k])
         fraction[i, k] = FRACTIONS[pick(found[i, "fraction", item], joy)]
-        mark = found[i, "stars", item]
+        mark = given_marks[i, k]
         given = 1.0 - mark[0]
         if given > 1e-12:
             expected[i, k] = float(mark[1:] @ levels) / given
@@ -140,6 +157,17 @@ def enjoy(scene: Scene, clicked: BoolArray, stars: tuple[str, ...], comments: bo
         shared[i, k] = liked[i, k] and joy > 1.0 - found[i, "share", item][1]
         comment[i, k] = comments and talks[i, k] < found[i, "comment", item][1]
     return Enjoyed(fraction, rating, expected, liked, shared, comment, marks, (scale.low, scale.high))
+
+
+def _marks(
+    scene: Scene, hits: list[list[int]], found: Mapping[tuple[int, str, int], FloatArray], changed: Marks | None
+) -> dict[tuple[int, int], FloatArray]:
+    """Probabilities of the marks by place, float64 (1 + G,)."""
+    rows = [found[i, "stars", int(scene.items[i, k])] for i, k in hits]
+    if changed is not None and hits:
+        places = np.array(hits)
+        rows = list(changed(places[:, 0], scene.items[places[:, 0], places[:, 1]], np.array(rows)))
+    return {(i, k): row for (i, k), row in zip(hits, rows, strict=True)}
 
 
 def page_lines(scene: Scene, clicked: BoolArray, enjoyed: Enjoyed) -> list[str]:

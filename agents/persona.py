@@ -166,7 +166,7 @@ def make_personas(
     """
     n = users.n_users
     luck = draws.uniforms(draws.keys("persona", np.arange(n)), np.arange(16))
-    fields = _fields(users, table, luck, cards.special_tokens)
+    fields = _fields(users, table, luck, cards.quoter.special_tokens)
     traits = _traits(users.history, catalog, norms.item_mean)
     level = np.empty((n, len(_LEVELS)), np.int8)
     for j, name in enumerate(_LEVELS):

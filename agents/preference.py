@@ -114,32 +114,44 @@ class Preferences:
         width = float(self.levels[-1] - self.levels[0])
         return float(self.levels[0]) - 0.5 * width, 2.0 * width / (TABLE_POINTS - 1)
 
+    def _at_most(self, scores: FloatArray, noise: IntArray) -> FloatArray:
+        """P(star <= level g) but for the last level, (R, G - 1)."""
+        return np.asarray(ndtr((self.cuts - scores[:, None]) / self.noise_levels[noise][:, None]))
+
+    def star_shares(self, scores: FloatArray, noise: IntArray) -> FloatArray:
+        """Probability of each star, float32 (R, G)."""
+        return np.diff(self._at_most(scores, noise), axis=1, prepend=0.0, append=1.0).astype(np.float32)
+
     def stars(self, scores: FloatArray, noise: IntArray, luck: FloatArray) -> FloatArray:
         """Stars drawn with the given uniform luck, float32 (R,)."""
-        at_most = ndtr((self.cuts - scores[:, None]) / self.noise_levels[noise][:, None])
+        at_most = self._at_most(scores, noise)
         return np.asarray(self.levels[(luck[:, None] > at_most).sum(axis=1)], np.float32)
 
     def draw_tastes(self, n: int, draws: Draws) -> Tastes:
-        """New people from a normal distribution fitted on the data set's users; nobody is a copy of anybody.
+        """New people, see :func:`draw_tastes`."""
+        return draw_tastes(self.tastes, self.noise_levels, n, draws)
 
-        The t-th new person is the same however many are drawn.
-        """
-        known = self.tastes
-        columns = {name: getattr(known, name) for name in Tastes.__slots__}
-        columns["noise"] = np.log(self.noise_levels[known.noise])
-        table = np.column_stack(list(columns.values()))
-        centre, spread = table.mean(axis=0), np.cov(table, rowvar=False)
-        root = np.linalg.cholesky(spread + 1e-6 * np.eye(len(centre)))
-        luck = draws.normals(draws.keys("taste", np.arange(n)), np.arange(len(centre)))
-        drawn = (centre + luck @ root.T).astype(np.float32)
-        drawn = np.clip(drawn, table.min(axis=0), table.max(axis=0))  # nobody is stranger than everybody known
-        ends = np.cumsum([column[0].size for column in columns.values()])[:-1]
-        new = {
-            name: part.reshape(n, *column.shape[1:])
-            for (name, column), part in zip(columns.items(), np.split(drawn, ends, axis=1), strict=True)
-        }
-        new["noise"] = _nearest(self.noise_levels, np.exp(new["noise"]))
-        return Tastes(**new)
+
+def draw_tastes(known: Tastes, noise_levels: FloatArray, n: int, draws: Draws) -> Tastes:
+    """New people from a normal distribution fitted on the data set's users; nobody is a copy of anybody.
+
+    The t-th new person is the same however many are drawn.
+    """
+    columns = {name: getattr(known, name) for name in Tastes.__slots__}
+    columns["noise"] = np.log(noise_levels[known.noise])
+    table = np.column_stack(list(columns.values()))
+    centre, spread = table.mean(axis=0), np.cov(table, rowvar=False)
+    root = np.linalg.cholesky(spread + 1e-6 * np.eye(len(centre)))
+    luck = draws.normals(draws.keys("taste", np.arange(n)), np.arange(len(centre)))
+    drawn = (centre + luck @ root.T).astype(np.float32)
+    drawn = np.clip(drawn, table.min(axis=0), table.max(axis=0))  # nobody is stranger than everybody known
+    ends = np.cumsum([column[0].size for column in columns.values()])[:-1]
+    new = {
+        name: part.reshape(n, *column.shape[1:])
+        for (name, column), part in zip(columns.items(), np.split(drawn, ends, axis=1), strict=True)
+    }
+    new["noise"] = nearest(noise_levels, np.exp(new["noise"]))
+    return Tastes(**new)
 
 
 PENALTIES = (0.07, 0.15, 0.3, 0.6, 1.2, 2.5)
@@ -169,11 +181,11 @@ def fit_preferences(
     regularisation, test_scores = _choose_penalty(ratings.take(~held), test, dataset, draws, n_factors, regularisation)
     mean, user_bias, item_bias, users, items = _factorise(ratings, dataset, draws, n_factors, regularisation)
     levels = dataset.catalog.scale.levels
-    noise_levels, noise = _noise(test, test_scores, dataset.n_users)
-    cuts = _cut_points(test_scores, noise_levels[noise[test.user_index]], test.rating, levels)
-    interest, item_interest = _interests(ratings, dataset, draws, n_interests)
-    activity = _activity(ratings, dataset.n_users)
-    tastes = Tastes(user_bias, users, interest, _affinity(dataset), activity, noise)
+    noise_levels, noise = rating_noise(test, test_scores, dataset.n_users)
+    cuts = cut_points(test_scores, noise_levels[noise[test.user_index]], test.rating, levels)
+    interest, item_interest = interests(ratings, dataset, draws, n_interests)
+    activity = activities(ratings, dataset.n_users)
+    tastes = Tastes(user_bias, users, interest, affinities(dataset), activity, noise)
     full = _score((mean, user_bias, item_bias, users, items), ratings)
     table = np.zeros((N_NOISE_LEVELS, TABLE_POINTS), np.float32)
     centre, spread = float(full.mean()), float(full.std())
@@ -259,7 +271,7 @@ def _least_squares(
     return np.asarray(solved, np.float32)
 
 
-def _interests(ratings: Ratings, dataset: Dataset, draws: Draws, n: int) -> tuple[FloatArray, FloatArray]:
+def interests(ratings: Ratings, dataset: Dataset, draws: Draws, n: int) -> tuple[FloatArray, FloatArray]:
     """Correspondence analysis of who rated what: h_u float32 (U, H) and g_i float32 (I, H).
 
     The first singular pair of the doubly scaled matrix is activity times popularity; what is left, divided by it, is
@@ -282,7 +294,7 @@ def _interests(ratings: Ratings, dataset: Dataset, draws: Draws, n: int) -> tupl
     return users.astype(np.float32), items.astype(np.float32)
 
 
-def _noise(test: Ratings, scores: FloatArray, n_users: int, shrink: float = 10.0) -> tuple[FloatArray, IntArray]:
+def rating_noise(test: Ratings, scores: FloatArray, n_users: int, shrink: float = 10.0) -> tuple[FloatArray, IntArray]:
     """Values of sigma and each user's index into them, from held-out residuals shrunk towards everybody's."""
     squared = (test.rating - scores).astype(np.float64) ** 2
     overall = squared.mean()
@@ -291,14 +303,15 @@ def _noise(test: Ratings, scores: FloatArray, n_users: int, shrink: float = 10.0
     sigma = np.sqrt(own)
     edges = np.quantile(sigma, (np.arange(N_NOISE_LEVELS) + 0.5) / N_NOISE_LEVELS)
     levels = np.maximum(edges, 1e-3).astype(np.float32)
-    return levels, _nearest(levels, sigma)
+    return levels, nearest(levels, sigma)
 
 
-def _nearest(levels: FloatArray, values: FloatArray) -> IntArray:
+def nearest(levels: FloatArray, values: FloatArray) -> IntArray:
+    """Index of the nearest level to each value, int64, same shape as ``values``."""
     return np.argmin(np.abs(values[:, None] - levels), axis=1)
 
 
-def _cut_points(scores: FloatArray, sigma: FloatArray, ratings: FloatArray, levels: FloatArray) -> FloatArray:
+def cut_points(scores: FloatArray, sigma: FloatArray, ratings: FloatArray, levels: FloatArray) -> FloatArray:
     """Cut points c_g that give the data's share of ratings at or below each level, by bisection."""
     width = float(levels[-1] - levels[0])
     low = np.full(len(levels) - 1, float(levels[0]) - 6 * width)
@@ -317,7 +330,8 @@ def category_weights(catalog: Catalog) -> FloatArray:
     return flags / np.maximum(flags.sum(axis=1, keepdims=True), 1.0)
 
 
-def _affinity(dataset: Dataset, shrink: float = 10.0) -> FloatArray:
+def affinities(dataset: Dataset, shrink: float = 10.0) -> FloatArray:
+    """Genre affinity of users, float32 (U, C), as in :class:`Tastes`."""
     weights = category_weights(dataset.catalog)
     u, i = dataset.ratings.user_index, dataset.ratings.item_index
     seen = sparse.csr_array((np.ones(len(u), np.float32), (u, i)), shape=(dataset.n_users, dataset.n_items))
@@ -328,6 +342,7 @@ def _affinity(dataset: Dataset, shrink: float = 10.0) -> FloatArray:
     return np.clip(np.log(own / share), -2.0, 2.0).astype(np.float32)
 
 
-def _activity(ratings: Ratings, n_users: int) -> FloatArray:
+def activities(ratings: Ratings, n_users: int) -> FloatArray:
+    """Standardised logarithm of the users' numbers of ratings, float32 (U,)."""
     log_count = np.log1p(np.bincount(ratings.user_index, minlength=n_users))
     return ((log_count - log_count.mean()) / max(float(log_count.std()), 1e-6)).astype(np.float32)

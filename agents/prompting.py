@@ -19,7 +19,7 @@ import yaml
 
 from recsim_env.engine.untrusted import clean, fence
 from recsim_env.errors import ScenarioError
-from recsim_env.records import Catalog
+from recsim_env.records import Catalog, FloatArray
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 """Options are letters whatever they stand for, so that a scale of eleven levels works like five stars."""
@@ -86,9 +86,29 @@ class Prompts:
         return self._questions[name]
 
 
-def quoted(text: str, limit: int, special_tokens: Sequence[str] = ()) -> str:
-    """Untrusted text, cleaned, capped and fenced."""
-    return fence(clean(text, limit, tuple(special_tokens)))
+@dataclass(frozen=True, slots=True)
+class Quoter:
+    """How words that others wrote get into a prompt.
+
+    Attributes:
+        special_tokens: The engine's control tokens.
+        defences: False lets the words in as they are, only capped. It is there to measure what the defences are worth.
+    """
+
+    special_tokens: tuple[str, ...] = ()
+    defences: bool = True
+
+    def clean(self, text: str, limit: int) -> str:
+        """One line of visible text without control tokens, at most ``limit`` characters."""
+        return clean(text, limit, self.special_tokens) if self.defences else text[:limit]
+
+    def fence(self, text: str) -> str:
+        """The text marked as data."""
+        return fence(text) if self.defences else text
+
+    def quote(self, text: str, limit: int) -> str:
+        """The text cleaned, capped and marked as data."""
+        return self.fence(self.clean(text, limit))
 
 
 class Cards:
@@ -96,11 +116,12 @@ class Cards:
 
     Args:
         catalog: The items.
-        special_tokens: The engine's control tokens, which never stand in a card.
+        quoter: How their words get into a card.
+        averages: float (I,), mean rating of each item, to be told with the number of ratings; None tells neither.
     """
 
-    def __init__(self, catalog: Catalog, special_tokens: Sequence[str]) -> None:
-        self.catalog, self.special_tokens = catalog, tuple(special_tokens)
+    def __init__(self, catalog: Catalog, quoter: Quoter, averages: FloatArray | None = None) -> None:
+        self.catalog, self.quoter, self.averages = catalog, quoter, averages
         self._titles: dict[int, str] = {}
         self._cards: dict[int, str] = {}
 
@@ -108,13 +129,13 @@ class Cards:
         """Cleaned title with the year, not fenced: for joining several inside one fence, see :meth:`titles`."""
         if item not in self._titles:
             year = int(self.catalog.year[item])
-            name = clean(str(self.catalog.title[item]), TITLE_LENGTH, self.special_tokens)
+            name = self.quoter.clean(str(self.catalog.title[item]), TITLE_LENGTH)
             self._titles[item] = f"{name} ({year})" if year else name
         return self._titles[item]
 
     def titles(self, items: Sequence[int]) -> str:
         """Several titles in one fence."""
-        return fence("; ".join(self.title(int(item)) for item in items))
+        return self.quoter.fence("; ".join(self.title(int(item)) for item in items))
 
     def card(self, item: int) -> str:
         """One line, fenced."""
@@ -122,8 +143,10 @@ class Cards:
             c = self.catalog
             names = [c.categories[j] for j in np.flatnonzero(c.item_categories[item])]
             parts = [self.title(item), ", ".join(names), str(c.text[item])]
+            if self.averages is not None:
+                parts.insert(2, f"{c.popularity[item]} ratings, {self.averages[item]:.1f} on average")
             text = ". ".join(part for part in parts if part)
-            self._cards[item] = quoted(text, TITLE_LENGTH + TEXT_LENGTH, self.special_tokens)
+            self._cards[item] = self.quoter.quote(text, TITLE_LENGTH + TEXT_LENGTH)
         return self._cards[item]
 
 

@@ -103,19 +103,22 @@ class Scene:
     def _messages(self, user: int, body: str) -> tuple[dict[str, str], ...]:
         return messages(self.prompts.rules, f"{self.starts[user]}\n\n{body}")  # type: ignore[return-value]
 
+    def requests(self, asks: Sequence[Ask]) -> list[ChoiceRequest]:
+        """The decisions as the engine gets them, in the same order."""
+        return [
+            ChoiceRequest(self._messages(a.user, a.body), LETTERS[: a.n_options], self._key(a.user, a.item, a.purpose))
+            for a in asks
+        ]
+
     def decide(self, asks: Sequence[Ask]) -> dict[tuple[int, str, int], FloatArray]:
         """Puts decisions to the engine in one batch.
 
         Returns:
             Probabilities float64 (n_options,) by (user, purpose, item).
         """
-        requests = [
-            ChoiceRequest(self._messages(a.user, a.body), LETTERS[: a.n_options], self._key(a.user, a.item, a.purpose))
-            for a in asks
-        ]
-        if not requests:
+        if not asks:
             return {}
-        replies, bad = self.asker.choose(requests)
+        replies, bad = self.asker.choose(self.requests(asks))
         for a, failed in zip(asks, bad, strict=True):
             self.fallback[a.user] |= failed
         return {(a.user, a.purpose, a.item): p for a, p in zip(asks, replies, strict=True)}

@@ -15,7 +15,7 @@ import pandas as pd
 
 from recsim_env.agents.actions import JSON_SCHEMAS, SocialWords
 from recsim_env.agents.asking import Asker
-from recsim_env.agents.prompting import LETTERS, WORDS_LENGTH, Prompts, messages, quoted
+from recsim_env.agents.prompting import LETTERS, WORDS_LENGTH, Prompts, Quoter, messages
 from recsim_env.agents.scene import pick
 from recsim_env.draws import Draws
 from recsim_env.errors import ScenarioError
@@ -57,7 +57,7 @@ class Social:
         prompts: The templates.
         draws: Draws of the run.
         sampling: Sampling parameters for words.
-        special_tokens: The engine's control tokens.
+        quoter: How others' words get into a prompt.
     """
 
     graph: Graph
@@ -66,7 +66,7 @@ class Social:
     prompts: Prompts
     draws: Draws
     sampling: Mapping[str, float]
-    special_tokens: tuple[str, ...]
+    quoter: Quoter
 
     def sociable(self, rows: IntArray) -> IntArray:
         """Those of some users who know somebody."""
@@ -110,7 +110,7 @@ class Social:
     def heard(self, said: Sequence[Utterance]) -> Iterator[tuple[int, str]]:
         """What enters whose memory, the speakers' first: (row, text)."""
         for words in said:
-            text = quoted(words.text, WORDS_LENGTH, self.special_tokens)
+            text = self.quoter.quote(words.text, WORDS_LENGTH)
             yield words.user, f"You told {'a friend' if words.kind == 'chat' else 'everybody'}: {text}"
             for receiver in words.to:
                 yield receiver, f"{self.names[words.user]} told you: {text}"

@@ -8,6 +8,8 @@ recommender = world.recommender(world.scenario.recommenders[0])
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +19,7 @@ from recsim_env.calendar import Calendar
 from recsim_env.data.load import load_dataset
 from recsim_env.data.splits import Split, split_dataset
 from recsim_env.draws import Draws
+from recsim_env.engine.base import EngineUsage
 from recsim_env.engine.replies import RecordingEngine, ReplyStore
 from recsim_env.errors import ScenarioError
 from recsim_env.interfaces import Embedder, Engine, Recommender, UserModel
@@ -37,11 +40,13 @@ class World:
 
     Attributes:
         store: Where the engine's replies are kept; set it before the user model is first asked for.
+        on_commit: Called whenever replies were stored; to be set likewise.
     """
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.store: ReplyStore | None = None
+        self.on_commit: Callable[[], None] = lambda: None
         self._user_class = user_models.get(scenario.users.model, "users.model")
         self._user_config = validate_config(self._user_class.config_class, scenario.users.config, "users")
         if self.needs_engine:
@@ -91,7 +96,7 @@ class World:
         engine: Engine = kind(config)
         if self.store is None:
             return engine
-        return RecordingEngine(engine, self.store, engine.model, engine.revision)
+        return RecordingEngine(engine, self.store, on_commit=self.on_commit)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -115,15 +120,18 @@ class World:
         kind: Any = embedders.get(section.name, "engine.embedder.name")
         return kind, validate_config(kind.config_class, section.config, "engine.embedder")
 
+    def engine_usage(self) -> EngineUsage | None:
+        """What the engine was asked so far, None where there is none yet."""
+        return self.engine.usage if "engine" in self.__dict__ else None
+
     def engine_report(self) -> dict[str, Any]:
-        """What the manifest tells of the engine: who it is, what it was asked in this process, what it cost.
+        """What the manifest tells of the engine: who it is, what the run asked it in all processes, what it cost.
 
         ``calls`` counts requests that reached the model, ``tokens`` those that it wrote.
         """
-        if "engine" not in self.__dict__:
+        usage = self.engine_usage()
+        if usage is None:
             return {"name": self.scenario.engine.name, "calls": 0, "tokens": 0, "failures": 0}
-        usage = self.engine.usage
-        users = self.user_model.engine_report() if "user_model" in self.__dict__ else {}
         return {
             "name": self.scenario.engine.name,
             "model": self.engine.model,
@@ -133,7 +141,6 @@ class World:
             "tokens": usage.generated_tokens,
             "failures": sum(usage.failures.values()),
             "usage": usage.as_dict(),
-            "users": users,
         }
 
     def close(self) -> None:
@@ -153,6 +160,11 @@ class World:
             for column in (ratings.user_index, ratings.item_index, ratings.rating, ratings.timestamp):
                 digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
+
+    def inputs_fingerprint(self) -> str:
+        """Hash of the files that the users are made from, so that a resumed run can tell that they changed."""
+        inputs = self._user_class.inputs(self._user_config)
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
     def users(self, seed: int, count: int | None = None) -> Users:
         """The population of one replication: real users in random order, then new ones.

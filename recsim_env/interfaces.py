@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from recsim_env.draws import Draws
 from recsim_env.engine.base import EngineUsage
+from recsim_env.errors import ContractError
+from recsim_env.manifest import content_hash
 from recsim_env.records import (
     ChoiceRequest,
     Completion,
@@ -20,6 +22,7 @@ from recsim_env.records import (
     Feedback,
     FloatArray,
     IntArray,
+    Judgement,
     ObservationBatch,
     SlateBatch,
     TextRequest,
@@ -128,6 +131,16 @@ class UserModel(ABC):
     def __init__(self, config: Config | None = None) -> None:
         self.config = config if config is not None else self.config_class()
 
+    @classmethod
+    def inputs(cls, config: Config) -> dict[str, str]:
+        """Hashes of the files that shape these users, by setting; a run is not resumed with other contents.
+
+        Raises:
+            ScenarioError: If one is missing.
+        """
+        paths = {name: getattr(config, name) for name in type(config).model_fields}
+        return {name: content_hash(path, f"users.{name}") for name, path in paths.items() if isinstance(path, Path)}
+
     def attach(self, engine: Engine, embedder: Embedder, retries: int = 1, max_failure_share: float = 0.05) -> None:
         """Gives the users their language model; default does nothing.
 
@@ -167,6 +180,18 @@ class UserModel(ABC):
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes what :meth:`state` gave."""
+
+    def judge(self, rows: IntArray, items: IntArray) -> Judgement:
+        """What users, as they are now, think of items before any luck; changes nothing. Fidelity is measured with it.
+
+        Args:
+            rows: int (n,), rows of the population; a user may stand there many times.
+            items: int (n,), an item index for each.
+
+        Raises:
+            ContractError: If the model cannot say.
+        """
+        raise ContractError(f"{type(self).__name__} has no judge(): its fidelity cannot be measured.")
 
     def end_of_day(self, day: int, rows: IntArray) -> list[Utterance]:
         """What users tell each other after a day; default is nothing. The runner calls it, and logs what is said.

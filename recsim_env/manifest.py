@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from recsim_env.errors import ScenarioError
 
 PACKAGES = (
     "recsim-env", "numpy", "scipy", "pandas", "pyarrow", "gymnasium", "mesa", "torch", "transformers", "vllm",
@@ -58,3 +63,32 @@ def git_state() -> dict[str, Any]:
     commit = git("rev-parse", "HEAD")
     dirty = None if commit is None else bool(git("status", "--porcelain", "--untracked-files=no"))
     return {"commit": commit, "dirty": dirty}
+
+
+def content_hash(path: Path, setting: str) -> str:
+    """Hash of a file, or of the names and contents of all files of a folder.
+
+    Raises:
+        ScenarioError: If there is none; ``setting`` says who named it.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    try:
+        for file in (f for f in files if not f.is_dir()):
+            digest.update(f"{file.relative_to(path)}".encode())
+            digest.update(file.read_bytes())
+    except OSError as error:
+        raise ScenarioError(f"{setting}: cannot read {path}: {error.strerror or error}.") from None
+    return digest.hexdigest()[:16]
+
+
+def added_up(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Reports of several cells as one: counts by name are summed, of everything else the last one stands."""
+    total: dict[str, Any] = {}
+    for report in reports:
+        for name, value in report.items():
+            if isinstance(value, Mapping) and all(isinstance(n, int) for n in value.values()):
+                total[name] = dict(sorted((Counter(total.get(name, {})) + Counter(value)).items()))
+            else:
+                total[name] = value
+    return total

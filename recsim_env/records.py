@@ -297,6 +297,21 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """What users think of items before any luck, for n pairs (user, item).
+
+    Attributes:
+        log_odds: float32 (n,), log-odds that the user watches the item when it is shown.
+        marks: float32 (n, G), probability of each level of the scale, given that there is a mark; rows sum to 1.
+        bad: bool (n,), a reply of the user's model could not be used and a stated substitute was taken.
+    """
+
+    log_odds: FloatArray
+    marks: FloatArray
+    bad: BoolArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ObservationBatch:
     """What a recommender sees of N users when it is asked for slates: visible things only.
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from recsim_env import manifest as facts
 from recsim_env.build import World
+from recsim_env.engine.base import EngineUsage
 from recsim_env.engine.replies import ReplyStore, stored_slate
 from recsim_env.errors import RunFolderError
 from recsim_env.evaluation.offline import offline_metrics
@@ -46,6 +47,7 @@ class Progress:
         days: Days of a cell.
         n_turns: User-turns done in this process.
         seconds: Seconds since it started.
+        engine: What the language model was asked in the whole run so far; None without one.
     """
 
     cell: int
@@ -55,6 +57,7 @@ class Progress:
     days: int
     n_turns: int
     seconds: float
+    engine: EngineUsage | None = None
 
 
 def run_scenario(
@@ -71,7 +74,7 @@ def run_scenario(
         out: The run folder; None makes ``runs/<name>-<time>``.
         overrides: ``"key=value"`` strings.
         resume: Go on with the run in ``out`` (None: the latest of that name) instead of starting one.
-        on_progress: Called after every simulated day.
+        on_progress: Called after every simulated day, and while a language model answers.
 
     Returns:
         The run folder.
@@ -87,7 +90,8 @@ def run_scenario(
         record = _open(folder, world, resume)
         stores = world.needs_engine or any(not r.repeatable for r in _made(world))
         world.store = store = ReplyStore(path / "replies.sqlite") if stores else None
-        clock = _Clock(on_progress, len(_cells(scenario)), scenario.days)
+        clock = _Clock(on_progress, len(_cells(scenario)), scenario.days, world.engine_usage)
+        world.on_commit = clock.beat
         try:
             _run_cells(folder, world, record, store, clock)
             record["status"] = "complete"
@@ -98,8 +102,7 @@ def run_scenario(
         finally:
             record["seconds"] = round(record["seconds"] + clock.seconds(), 3)
             record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-            if world.needs_engine:
-                record["engine"] = world.engine_report()
+            _tell_engine(record, world)
             world.close()
             if store is not None:
                 store.close()
@@ -132,6 +135,14 @@ def _cells(scenario: Scenario) -> list[tuple[RecommenderSection, int]]:
     return [(section, seed) for section in scenario.recommenders for seed in scenario.seeds]
 
 
+def _tell_engine(record: dict[str, Any], world: World) -> None:
+    """Puts into the manifest what the run has asked its language model so far, in all processes and cells."""
+    if world.engine_usage() is None:
+        return  # nothing was asked in this process: what stands there is still true
+    cells = [*record["cells"], *([record["unfinished"]] if "unfinished" in record else [])]
+    record["engine"] = {**world.engine_report(), "users": facts.added_up([cell["users"] for cell in cells])}
+
+
 def _made(world: World) -> list[type[Recommender]]:
     return [recommenders.get(section.name) for section in world.scenario.recommenders]
 
@@ -139,18 +150,24 @@ def _made(world: World) -> list[type[Recommender]]:
 def _open(folder: RunFolder, world: World, resume: bool) -> dict[str, Any]:
     """Writes or checks what stands at the head of a run folder; returns the manifest."""
     scenario = world.scenario
-    identity = {"scenario": scenario.fingerprint(), "data": world.data_fingerprint()}
+    identity = {
+        "scenario": scenario.fingerprint(),
+        "data": world.data_fingerprint(),
+        "persona, graph or prompt file": world.inputs_fingerprint(),
+    }
     if resume:
         record: dict[str, Any] = json.loads((folder.path / "manifest.json").read_text())
         for what, now in identity.items():
-            if record["fingerprint"][what] != now:
+            then = record["fingerprint"].get(what)
+            if then != now:
                 raise RunFolderError(
-                    f"{folder.path} was made with another {what} (fingerprint {record['fingerprint'][what]}, "
-                    f"now {now}). Resume with the scenario in {folder.path / 'scenario.yaml'}, "
-                    "or start a new run with --out."
+                    f"{folder.path} was made with another {what} (fingerprint {then}, now {now}). Resume with the "
+                    f"scenario in {folder.path / 'scenario.yaml'} and the files of that time, or start a new run "
+                    "with --out."
                 )
         folder.drop_uncommitted()
-        record.pop("error", None)
+        for name in ("error", "unfinished"):
+            record.pop(name, None)
         record["resumed"] += 1
         record["versions"] = facts.versions()
     else:
@@ -200,7 +217,7 @@ def _run_cells(
         clock.start(number, f"{section.title}, seed {seed}")
         if writer.done:
             continue
-        begun = time.perf_counter()
+        begun, cell = time.perf_counter(), {"recommender": section.title, "seed": seed}
         if section.title not in fitted:
             fresh = world.recommender(section)
             offline = offline_metrics(fresh, world.split, scenario.slate_size, scenario.history_length, world.draws)
@@ -211,12 +228,13 @@ def _run_cells(
             n_turns = _run_cell(scenario, simulator, recommender, section.title, seed, writer, store, clock)
         except BaseException:
             writer.abandon()
+            record["unfinished"] = {**cell, "users": simulator.model.engine_report()}
             raise
-        record["cells"] = [c for c in record["cells"] if (c["recommender"], c["seed"]) != (section.title, seed)]
         seconds = round(time.perf_counter() - begun, 3)
-        record["cells"].append(
-            {"recommender": section.title, "seed": seed, "offline": offline, "n_turns": n_turns, "seconds": seconds}
-        )
+        told = {"offline": offline, "n_turns": n_turns, "seconds": seconds, "users": simulator.model.engine_report()}
+        record["cells"] = [c for c in record["cells"] if (c["recommender"], c["seed"]) != (section.title, seed)]
+        record["cells"].append({**cell, **told})
+        _tell_engine(record, world)
         folder.write_json("manifest.json", record)
         writer.commit(scenario.days, done=True)
 
@@ -268,7 +286,8 @@ def _run_cell(
             for words in said:
                 writer.say(day, -1, -1, words.user, "user", words.kind, words.text, words.to)
         clock.tick(day + 1, n_turns)
-        due = writer.pending_rows >= COMMIT_ROWS or clock.since_commit() >= COMMIT_SECONDS
+        # Days of language-model users take long and hold few rows: whoever watches should see each.
+        due = writer.pending_rows >= COMMIT_ROWS or clock.since_commit() >= COMMIT_SECONDS or store is not None
         if day >= writer.committed_days and due and day + 1 < scenario.days:
             writer.commit(day + 1)
             clock.committed()
@@ -381,12 +400,21 @@ def _write_words(
 
 
 class _Clock:
-    """Times the run and reports progress."""
+    """Times the run and reports progress.
 
-    def __init__(self, report: Callable[[Progress], None], n_cells: int, days: int) -> None:
-        self._report, self._n_cells, self._days = report, n_cells, days
+    Args:
+        report: Is told.
+        n_cells: Recommenders times seeds.
+        days: Days of a cell.
+        usage: What the language model was asked so far.
+    """
+
+    def __init__(
+        self, report: Callable[[Progress], None], n_cells: int, days: int, usage: Callable[[], EngineUsage | None]
+    ) -> None:
+        self._report, self._n_cells, self._days, self._usage = report, n_cells, days, usage
         self._begun = self._commit = time.perf_counter()
-        self._cell, self._label, self._before, self._turns = 0, "", 0, 0
+        self._cell, self._label, self._before, self._turns, self._day = 0, "", 0, 0, 0
 
     def start(self, cell: int, label: str) -> None:
         """A cell starts."""
@@ -397,9 +425,17 @@ class _Clock:
 
     def tick(self, day: int, n_turns: int) -> None:
         """A day is done."""
-        self._turns = n_turns
-        total = self._before + n_turns
-        self._report(Progress(self._cell, self._n_cells, self._label, day, self._days, total, self.seconds()))
+        self._turns, self._day = n_turns, day
+        self.beat()
+
+    def beat(self) -> None:
+        """Tells how far the run is: after each day, and whenever a language model has answered."""
+        total = self._before + self._turns
+        self._report(
+            Progress(
+                self._cell, self._n_cells, self._label, self._day, self._days, total, self.seconds(), self._usage()
+            )
+        )
 
     def committed(self) -> None:
         """A part is safe."""

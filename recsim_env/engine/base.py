@@ -43,6 +43,15 @@ class EngineUsage:
         """The sum of two engines, or of two parts of a run."""
         return EngineUsage(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
 
+    def since(self, before: EngineUsage) -> EngineUsage:
+        """What was added after ``before``, an earlier copy of this usage."""
+        plain = ("stored", "prompt_tokens", "cached_tokens", "generated_tokens", "seconds", "retries")
+        return EngineUsage(
+            requests=self.requests - before.requests,
+            failures=self.failures - before.failures,
+            **{name: getattr(self, name) - getattr(before, name) for name in plain},
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in a manifest."""
         plain = {name: getattr(self, name) for name in self.__slots__}

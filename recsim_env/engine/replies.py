@@ -21,23 +21,36 @@ from recsim_env.errors import EngineError, RunFolderError
 from recsim_env.interfaces import Config, Engine
 from recsim_env.records import ChoiceRequest, Completion, FloatArray, ObservationBatch, SlateBatch, TextRequest
 
+COMMIT_REQUESTS = 4096
+"""Requests that are asked and committed at once: what a kill can cost. Engines are no faster with more."""
+
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS usage (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+)
+
 
 class ReplyStore:
-    """Replies in one SQLite file (write-ahead log, one commit a batch).
+    """Replies in one SQLite file (write-ahead log, one commit a batch), and what they cost.
 
     Args:
         path: The file; made if absent.
+        read_only: Open somebody else's store, which stays as it is; it may lie where nothing can be written.
 
     Raises:
         RunFolderError: If the file is no reply store or cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
         try:
-            self._database = sqlite3.connect(path)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            if read_only:
+                self._database = _open_read_only(path)
+            else:
+                self._database = sqlite3.connect(path)
+                self._database.execute("PRAGMA journal_mode=WAL")
+                for table in _TABLES:
+                    self._database.execute(table)
         except sqlite3.Error as error:
             raise RunFolderError(f"Cannot open the stored replies {path}: {error}.") from None
 
@@ -50,11 +63,24 @@ class ReplyStore:
             found.update(self._database.execute(f"SELECT key, value FROM replies WHERE key IN ({marks})", some))
         return [json.loads(found[key]) if key in found else None for key in keys]
 
-    def put(self, values: Iterable[tuple[str, Any]]) -> None:
-        """Stores (key, value) pairs in one commit; what is there already stays."""
+    def put(self, values: Iterable[tuple[str, Any]], usage: EngineUsage | None = None) -> None:
+        """Stores (key, value) pairs in one commit; what is there already stays.
+
+        Args:
+            values: The pairs.
+            usage: What they cost; added in the same commit to what earlier ones did, so that a kill loses neither.
+        """
         rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values]
         with self._database:
             self._database.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", rows)
+            if usage is not None:
+                total = json.dumps((self.usage() + usage).as_dict())
+                self._database.execute("INSERT OR REPLACE INTO usage VALUES ('total', ?)", (total,))
+
+    def usage(self) -> EngineUsage:
+        """What all stored replies cost, in all processes that wrote them."""
+        row = self._database.execute("SELECT value FROM usage WHERE name = 'total'").fetchone()
+        return EngineUsage() if row is None else EngineUsage.from_dict(json.loads(row[0]))
 
     def __len__(self) -> int:
         return int(self._database.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
@@ -62,6 +88,14 @@ class ReplyStore:
     def close(self) -> None:
         """Closes the file."""
         self._database.close()
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    """Opens a database without a trace in its folder: as a file that never changes, unless somebody is writing it."""
+    still = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{still}", uri=True)
+    database.execute("SELECT key FROM replies LIMIT 1")
+    return database
 
 
 def content_key(**parts: Any) -> str:
@@ -75,13 +109,16 @@ def request_key(model: str, revision: str, request: ChoiceRequest | TextRequest)
 
 
 class RecordingEngine(Engine):
-    """An engine whose replies are stored; what is stored already is not asked again. One commit a batch.
+    """An engine whose replies are stored; what is stored already is not asked again.
+
+    Requests go to the engine in batches of at most :data:`COMMIT_REQUESTS`, with one commit each.
 
     Args:
         engine: The engine that answers what is not stored.
         store: Where replies are kept.
         model: Name of the model, part of the key; the engine's own by default.
         revision: Its revision, part of the key; the engine's own by default.
+        on_commit: Called after every commit, for progress bars.
 
     Attributes:
         hits: Requests answered from the store.
@@ -89,9 +126,14 @@ class RecordingEngine(Engine):
     """
 
     def __init__(
-        self, engine: Engine, store: ReplyStore, model: str | None = None, revision: str | None = None
+        self,
+        engine: Engine,
+        store: ReplyStore,
+        model: str | None = None,
+        revision: str | None = None,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        self.engine, self.store = engine, store
+        self.engine, self.store, self._on_commit = engine, store, on_commit
         self.model = engine.model if model is None else model
         self.revision = engine.revision if revision is None else revision
         self.special_tokens = engine.special_tokens
@@ -99,8 +141,8 @@ class RecordingEngine(Engine):
 
     @property
     def usage(self) -> EngineUsage:
-        """The engine's usage, and how many requests the store answered."""
-        return self.engine.usage + EngineUsage(stored=self.hits)
+        """What the stored replies cost, in this process and before, and how many requests the store answered here."""
+        return self.store.usage() + EngineUsage(stored=self.hits)
 
     def _answer(
         self, requests: Sequence[Any], ask: Callable[[Sequence[Any]], Sequence[Any]], pack: Callable[[Any], Any]
@@ -110,16 +152,20 @@ class RecordingEngine(Engine):
         missing = [i for i, value in enumerate(known) if value is None]
         self.hits += len(requests) - len(missing)
         self.misses += len(missing)
-        if missing:
+        for start in range(0, len(missing), COMMIT_REQUESTS):
+            batch = missing[start : start + COMMIT_REQUESTS]
+            before = EngineUsage() + self.engine.usage
             try:
-                fresh: Sequence[Any] = ask([requests[i] for i in missing])
+                fresh: Sequence[Any] = ask([requests[i] for i in batch])
             except InterruptedBatch as error:
-                pairs = zip(missing, error.answers, strict=True)
-                self.store.put((keys[i], pack(answer)) for i, answer in pairs if answer is not None)
+                pairs = zip(batch, error.answers, strict=True)
+                answered = [(keys[i], pack(answer)) for i, answer in pairs if answer is not None]
+                self.store.put(answered, self.engine.usage.since(before))
                 raise
-            for i, value in zip(missing, fresh, strict=True):
+            for i, value in zip(batch, fresh, strict=True):
                 known[i] = pack(value)
-            self.store.put((keys[i], known[i]) for i in missing)
+            self.store.put([(keys[i], known[i]) for i in batch], self.engine.usage.since(before))
+            self._on_commit()
         return known
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
@@ -158,13 +204,13 @@ class ReplayEngine(Engine):
             raise EngineError(f"engine 'replay': {path} does not exist. Give a run folder that holds replies.sqlite.")
         super().__init__(config)
         self.model, self.revision = config.model, config.revision
-        self.store = ReplyStore(path)
+        self.store = ReplyStore(path, read_only=True)
         self._recorder = RecordingEngine(_Nobody(path), self.store, config.model, config.revision)
 
     @property
     def usage(self) -> EngineUsage:
         """How many requests the store answered."""
-        return self._recorder.usage
+        return EngineUsage(stored=self._recorder.hits)
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:
         """Stored log-probabilities.

@@ -102,7 +102,7 @@ def seat(n=12, seed=0, engine=None, data=None, attach=None, retries=1, share=1.0
     """A model with its engine, its visible state, and all rows; users beyond the data set's are new."""
     data = data or dataset()
     engine = engine or ScriptedEngine()
-    model = LLMUsers(LLMConfig(**config))
+    model = LLMUsers(LLMConfig(**{"remembered": 0, **config}))
     model.attach(attach or engine, LetterEmbedder(), retries, share)
     model.fit(data, Draws(0))
     row = np.where(np.arange(n) < data.n_users, np.arange(n), -1)

@@ -394,3 +394,28 @@ def test_prompts_have_versions_and_bad_folders_are_refused(tmp_path):
     assert all(v.startswith("1-") for v in versions.values())
     with pytest.raises(ScenarioError, match=r"common\.yaml"):
         Prompts(tmp_path)
+
+
+def test_most_tokens_of_a_batch_stand_in_a_prefix_that_was_there_before(world, tiny_model):
+    """Counted in tokens of a real chat template: what a prefix cache could save, at its best."""
+    from recsim_env.engine.base import ChatTokenizer
+
+    chat = ChatTokenizer.load(tiny_model)
+    w = world.seat(12, remembered=8)
+    visit(w, world, 2)
+    rules = len(chat.tokenizer(w.model.prompts.rules)["input_ids"])
+    assert rules > 100
+    total = shared = 0
+    earlier: dict[int, list[list[int]]] = {}
+    for request in w.engine.requests():
+        ids = chat.prompt(request.messages)
+        # What all users share, else the longest beginning that stood in a prompt of the same user.
+        alike = [prefix_length(ids, other) for other in earlier.get(request.key.user, [])]
+        total, shared = total + len(ids), shared + max([rules, *alike])
+        earlier.setdefault(request.key.user, []).append(ids)
+    assert len({tuple(ids[:rules]) for prompts in earlier.values() for ids in prompts}) == 1
+    assert shared / total > 0.8
+
+
+def prefix_length(first, second):
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))

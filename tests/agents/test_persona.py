@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recsim_env.agents.persona import NAMES, Norms, make_personas, read_table, resolve
-from recsim_env.agents.prompting import Cards
+from recsim_env.agents.prompting import Cards, Quoter
 from recsim_env.draws import Draws
 from recsim_env.errors import ScenarioError
 from recsim_env.records import Dataset, Histories, Ratings, Users
@@ -20,7 +20,7 @@ def population(data, rows, profile=None):
 
 
 def personas(data, users, seed=0, table=None, special=("<|im_end|>",)):
-    return make_personas(users, Norms.of(data), data.catalog, Cards(data.catalog, special), Draws(seed), table)
+    return make_personas(users, Norms.of(data), data.catalog, Cards(data.catalog, Quoter(special)), Draws(seed), table)
 
 
 def known_world(world):

@@ -1,5 +1,7 @@
 """Stored replies: exact hits only, one commit a batch, replay without a model."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -110,14 +112,45 @@ def test_bad_files_are_refused(tmp_path):
         ReplayEngine(ReplayConfig(replies=tmp_path / "nothing.sqlite"))
 
 
-def test_hits_and_misses_are_told_and_the_engine_counts_what_it_was_asked(tmp_path):
-    engine = Counting()
-    engine.usage.prompt_tokens = 5
-    recording = RecordingEngine(engine, ReplyStore(tmp_path / "r.sqlite"))
-    recording.choose([choice("a"), choice("b")])
-    recording.choose([choice("b"), choice("c")])
-    assert (recording.hits, recording.misses) == (1, 3)
-    assert recording.usage == EngineUsage(prompt_tokens=5, stored=1)
+def test_hits_misses_and_the_cost_of_all_processes_are_told(tmp_path):
+    class Costly(Counting):
+        def choose(self, requests):
+            self.usage.prompt_tokens += 5 * len(requests)
+            self.usage.requests["choose"] += len(requests)
+            return super().choose(requests)
+
+    for process, asked in enumerate(("ab", "bc")):
+        store = ReplyStore(tmp_path / "r.sqlite")
+        recording = RecordingEngine(Costly(), store)
+        recording.choose([choice(c) for c in asked])
+        assert (recording.hits, recording.misses) == (process, 2 - process)
+        told = recording.usage
+        store.close()
+    assert told == EngineUsage(Counter(choose=3), prompt_tokens=15, stored=1)
+
+
+def test_large_batches_are_cut_into_commits(tmp_path, monkeypatch):
+    monkeypatch.setattr("recsim_env.engine.replies.COMMIT_REQUESTS", 20)
+    beats, store = [], ReplyStore(tmp_path / "r.sqlite")
+    recording = RecordingEngine(Counting(), store, on_commit=lambda: beats.append(len(store)))
+    expected = Counting().choose([choice(f"{u}") for u in range(50)])
+    np.testing.assert_array_equal(recording.choose([choice(f"{u}") for u in range(50)]), expected)
+    assert beats == [20, 40, 50]
+
+
+def test_a_replay_leaves_the_store_as_it_was(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    store = ReplyStore(folder / "replies.sqlite")
+    RecordingEngine(Counting(), store).choose([choice()])
+    store.close()
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    folder.chmod(0o500)
+    replay = ReplayEngine(ReplayConfig(replies=folder))
+    assert len(replay.choose([choice()])) == 1
+    replay.close()
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    folder.chmod(0o700)
 
 
 def test_model_and_revision_are_the_engines_own(tmp_path):

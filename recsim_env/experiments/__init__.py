@@ -1,0 +1,1 @@
+"""Experiments: measurements that take more than one run, with their own result folders."""
