@@ -20,11 +20,13 @@ import pandas as pd
 from recsim_env import plots
 from recsim_env.errors import RunFolderError
 from recsim_env.evaluation import series
+from recsim_env.evaluation.choice import tell_stories
 from recsim_env.evaluation.reading import read_off
-from recsim_env.evaluation.story import message_counts, tell_session
+from recsim_env.evaluation.said import message_counts, sample_messages
 from recsim_env.evaluation.summary import METRICS, Evaluation, Metric, evaluate
 from recsim_env.evaluation.tables import RunTables
-from recsim_env.report_parts import banner, facts, said, session
+from recsim_env.report_engine import language_model
+from recsim_env.report_parts import banner, facts, messages, said, sessions
 
 CAPTIONS = {
     "engagement": "Clicks per page on that day, of the users who came, with a 95 % band over users. A line that falls "
@@ -64,6 +66,11 @@ class _View:
     prefix: str
     evaluation: Evaluation
     table: pd.DataFrame
+
+    @property
+    def of_run(self) -> str:
+        """Which run a heading speaks of, as HTML; "" where there is one only."""
+        return f" of {escape(self.prefix.rstrip('/'))}" if self.prefix else ""
 
     def named(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Puts the prefix before the recommenders' names."""
@@ -138,11 +145,15 @@ def _sections(views: list[_View], figures: Mapping[str, Path], title: str) -> It
         yield f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
     yield "</div>"
     for view in views:
-        of_run = f" of {escape(view.prefix.rstrip('/'))}" if view.prefix else ""
-        yield f"<h2>One session{of_run}, page by page</h2>"
-        yield session(tell_session(view.run, view.evaluation.world))
+        yield f"<h2>Sessions{view.of_run}, page by page</h2>"
+        yield sessions(tell_stories(view.run, view.evaluation.world))
     yield "<h2>What was said</h2>"
     yield said(pd.concat([view.named(message_counts(view.run, view.evaluation.world)) for view in views]))
+    for view in views:
+        yield messages(sample_messages(view.run, view.evaluation.world), view.of_run)
+    for view in views:
+        parts = language_model(view.run.manifest, len(view.run.table("turns", ["seed"])))
+        yield f"<h2>The language model{view.of_run}</h2>\n{parts}" if parts else ""
     yield "<h2>Honest limits</h2>\n<ul>" + "".join(f"<li>{escape(limit)}</li>" for limit in LIMITS) + "</ul>"
 
 

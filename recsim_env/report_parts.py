@@ -1,13 +1,14 @@
-"""Parts of the report that show a run's record and one session; every text is escaped here."""
+"""Parts of the report that show a run's record, a few sessions and what was said; every text is escaped here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import pandas as pd
 
+from recsim_env.evaluation.said import Said
 from recsim_env.evaluation.story import Page, Shown, Story
 from recsim_env.records import MessageKind, NextAction
 
@@ -64,40 +65,86 @@ def facts(manifest: Mapping[str, Any], n_cells: int) -> str:
     return f'<dl class="facts">{lines}</dl>'
 
 
+_SAID = {
+    "search": "searches", "instruct": "tells the recommender", "answer": "answers", "comment": "comments on",
+    "chat": "chats with", "post": "posts to",
+}  # fmt: skip
+_LENGTH = 300
+"""Characters of a sample message that are shown."""
+
+
 _HARDWARE = {"cores": "cores", "memory_gib": "GiB memory"}
 
 
 def said(counts: pd.DataFrame) -> str:
-    """Table of message counts, as :func:`recsim_env.evaluation.story.message_counts` gives them."""
+    """Table of message counts, as :func:`recsim_env.evaluation.said.message_counts` gives them."""
     titles = {
         "pages": "Pages", "searches": "Users' searches", "instructions": "Users' instructions",
-        "answers": "Recommender's answers", "fallbacks": "Fallbacks of the user model",
+        "answers": "Recommender's answers", "comments": "Comments", "chats": "Chats", "posts": "Posts",
+        "fallbacks": "Fallbacks of the user model",
     }  # fmt: skip
     head = "".join(f"<th>{title}</th>" for title in titles.values())
     rows = "".join(
         f"<tr><th>{escape(str(name))}</th>{''.join(f'<td>{int(row[column]):,}</td>' for column in titles)}</tr>"
         for name, row in counts.iterrows()
     )
-    return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    head = f'<table class="counts"><thead><tr><th></th>{head}</tr></thead>'
+    return f'<div class="wide">{head}<tbody>{rows}</tbody></table></div>'
+
+
+def messages(samples: Sequence[Said], of_run: str = "") -> str:
+    """A few messages of every kind; ``of_run`` is HTML that names the run where there are several."""
+    if not samples:
+        return ""
+    bubbles = "".join(_message(said) for said in samples)
+    return f"<h3>A few of the messages{of_run}</h3>{bubbles}"
+
+
+def _message(said: Said) -> str:
+    to = "" if said.kind in ("search", "instruct") else f" {said.to}"
+    where = f"day {said.day}" + (f", page {said.turn + 1}" if said.turn >= 0 else ", in the evening")
+    under = "" if said.kind == "answer" else f"under {said.recommender}, "
+    text = said.text if len(said.text) <= _LENGTH else said.text[:_LENGTH].rstrip() + " …"
+    side = "recommender" if said.kind == "answer" else "user"
+    return (
+        f'<div class="said {side}"><b>{escape(said.speaker)}</b> {escape(_SAID[said.kind] + to)}: “{escape(text)}”'
+        f"<small>{escape(under)}seed {said.seed}, {where}</small></div>"
+    )
+
+
+def sessions(stories: Sequence[Story]) -> str:
+    """Some sessions, the first one open."""
+    first, *others = stories
+    return session(first) + "".join(_folded(story) for story in others)
+
+
+def _folded(story: Story) -> str:
+    summary = f"{_headline(story)}: {_count(len(story.visit.pages), 'page')}"
+    return f"<details><summary>{escape(summary)}</summary>{session(story)}</details>"
+
+
+def _headline(story: Story) -> str:
+    who = story.person
+    return f"{who.title} under {who.recommender}, seed {who.seed}, day {story.visit.day}"
 
 
 def session(story: Story) -> str:
     """One session page by page."""
-    who = f"User {story.user_id} (number {story.user}, seed {story.seed}) under {story.recommender}, day {story.day}."
-    profile = ", ".join(f"{name}: {value}" for name, value in story.profile.items())
-    past = "; ".join(f"{title}{f' ({stars:g} stars)' if stars is not None else ''}" for title, stars in story.past)
-    n_messages = sum(page.next_message is not None for page in story.pages)
-    n_answers = sum(page.answer is not None for page in story.pages)
-    end = "After this session the user stopped for good." if story.churned else ""
+    person, visit = story.person, story.visit
+    profile = ", ".join(f"{name}: {value}" for name, value in person.profile.items())
+    past = "; ".join(f"{title}{f' ({stars:g} stars)' if stars is not None else ''}" for title, stars in person.past)
+    n_messages = sum(page.next_message is not None for page in visit.pages)
+    n_answers = sum(page.answer is not None for page in visit.pages)
+    end = "After this session the user stopped for good." if visit.churned else ""
     lines = [
-        who,
+        f"{_headline(story)}.",
         f"Profile: {profile}." if profile else "",
         f"Last in the history: {past}." if past else "No history.",
-        f"{_count(len(story.pages), 'page')}, {_count(n_messages, 'message')} of the user, "
+        f"{_count(len(visit.pages), 'page')}, {_count(n_messages, 'message')} of the user, "
         f"{_count(n_answers, 'answer')} of the recommender. {end}",
     ]
     head = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
-    return head + "".join(_page(page, number) for number, page in enumerate(story.pages, start=1))
+    return head + "".join(_page(page, number) for number, page in enumerate(visit.pages, start=1))
 
 
 def _count(n: int, noun: str) -> str:
@@ -108,8 +155,10 @@ def _page(page: Page, number: int) -> str:
     by = " (catalogue search)" if page.searched else ""
     verb = "searched for" if page.message_kind == MessageKind.SEARCH else "asked"
     rows = "".join(_item(item, place) for place, item in enumerate(page.items, start=1))
-    after = f"Mood {page.mood:+.2f}, boredom {page.boredom:.2f}, trust {page.trust:+.2f}. The user "
+    mood, trust = round(page.mood, 2) + 0.0, round(page.trust, 2) + 0.0  # no "-0.00"
+    after = f"Mood {mood:+.2f}, boredom {page.boredom:.2f}, trust {trust:+.2f}. The user ".replace("-", "−")
     after += _ACTIONS[page.next_action] + "."
+    after += " A reply of the user's model could not be used here; a substitute stands in its place." * page.fallback
     return (
         f'<div class="page"><h3>Page {number}{by}</h3>'
         f"{_bubble('user', f'The user {verb}', page.message)}{_bubble('recommender', 'Recommender', page.answer)}"
@@ -128,13 +177,14 @@ def _bubble(who: str, label: str, text: str | None) -> str:
 
 def _item(item: Shown, place: int) -> str:
     kind = "clicked" if item.clicked else "" if item.looked_at else "unseen"
-    year = f" ({item.year})" if item.year and f"({item.year})" not in item.title else ""
     comment = f"<small>“{escape(item.comment)}”</small>" if item.comment else ""
     watched = f"{item.watched_fraction:.0%}" if item.clicked else ""
+    marks = ", ".join(word for word, holds in (("liked", item.liked), ("shared", item.shared)) if holds)
+    watched += f"<small>{marks}</small>" if marks else ""
     stars = f"{item.stars:g} ★" if item.stars is not None else ""
     looked, clicked = ("yes" if item.looked_at else "no"), ("yes" if item.clicked else "")
     return (
-        f'<tr class="{kind}"><td>{place}</td><td class="text">{escape(item.title)}{year}{comment}</td>'
+        f'<tr class="{kind}"><td>{place}</td><td class="text">{escape(item.name)}{comment}</td>'
         f'<td class="text">{escape(", ".join(item.categories))}</td><td class="text">{looked}</td>'
         f'<td class="text">{clicked}</td><td>{watched}</td><td>{stars}</td></tr>'
     )

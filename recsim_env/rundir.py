@@ -23,6 +23,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,7 @@ from recsim_env.errors import RunFolderError
 from recsim_env.records import Catalog, Users
 
 SCHEMA_VERSION = 1
+_LOCK_ATTEMPTS = 5
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _CELL = [("recommender", _WORD), ("seed", pa.int64())]
@@ -93,13 +95,16 @@ class RunFolder:
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             self._lock = (path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise RunFolderError(
-                f"{path} is being written by another process. Wait for it to end, or choose another folder with --out."
-            ) from None
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:  # a writer, or is_written() of somebody who looks on, for a moment
+                time.sleep(0.02 if attempt + 1 < _LOCK_ATTEMPTS else 0.0)
+        self._lock.close()
+        raise RunFolderError(
+            f"{path} is being written by another process. Wait for it to end, or choose another folder with --out."
+        )
 
     def __enter__(self) -> RunFolder:
         return self
@@ -267,6 +272,22 @@ class CellWriter:
         self._files = {}
 
 
+def is_written(path: Path) -> bool:
+    """Whether a process holds the folder's lock now; what a killed writer held is free.
+
+    The lock is tried as shared and let go at once: readers see no writer in each other, and a writer that starts in
+    this very moment tries again.
+    """
+    try:
+        with (path / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def cell_name(recommender: str, seed: int) -> str:
     """File-name form of a cell."""
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in recommender)
@@ -363,6 +384,10 @@ def write_users(folder: RunFolder, populations: Mapping[int, Users]) -> None:
     folder.write_frame("users.parquet", pa.concat_tables(tables))
 
 
+_TALK = (b'"kind": "chat"', b'"kind": "post"')
+"""As :meth:`CellWriter.say` writes them; inside a text the quotes would be escaped."""
+
+
 class Run:
     """The reading side: pandas frames of a run folder, loaded when first asked for.
 
@@ -381,24 +406,38 @@ class Run:
             raise RunFolderError(f"{self.path} is no run folder: it has no manifest.json. 'recsim-env run' makes one.")
         self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
 
-    def table(self, name: str, columns: list[str] | None = None, cell: str | None = None) -> pd.DataFrame:
-        """One table, or some of its columns, of all cells or one.
+    def progress(self) -> dict[str, Any]:
+        """What is committed now, as :meth:`RunFolder.progress` tells it."""
+        file = self.path / "progress.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def table(
+        self,
+        name: str,
+        columns: list[str] | None = None,
+        cell: str | None = None,
+        user: int | None = None,
+        first_part: int = 0,
+    ) -> pd.DataFrame:
+        """One table, or some of its columns, of all cells or one, of all users or one.
 
         Args:
             name: ``impressions``, ``turns`` or ``sessions``.
             columns: Columns to read; None is all.
             cell: Name of a cell as in ``progress.json``; None is all.
+            user: Row of a user in the population of its seed; None is all.
+            first_part: Parts of each cell before this one are passed over, for readers who know them already.
         """
-        progress = json.loads((self.path / "progress.json").read_text())
         parts = [
             file
-            for title, state in progress.items()
+            for title, state in self.progress().items()
             if cell in (None, title)
-            for part in range(state["parts"])
+            for part in range(first_part, state["parts"])
             if (file := self.path / f"{name}.parquet" / f"{title}-{part:05d}.parquet").exists()
         ]
         schema = SCHEMAS[name] if columns is None else pa.schema([SCHEMAS[name].field(c) for c in columns])
-        tables = [pq.read_table(file, columns=columns) for file in parts]
+        rows = None if user is None else [("user", "=", user)]
+        tables = [pq.read_table(file, columns=columns, filters=rows) for file in parts]
         whole = pa.concat_tables(tables).unify_dictionaries() if tables else schema.empty_table()
         frame: pd.DataFrame = whole.to_pandas()
         return frame
@@ -431,11 +470,28 @@ class Run:
     @cached_property
     def messages(self) -> list[dict[str, Any]]:
         """What was said, both ways."""
-        file = self.path / "messages.jsonl"
-        progress = json.loads((self.path / "progress.json").read_text())
-        length = max((state["messages"] for state in progress.values()), default=0)
-        text = file.read_bytes()[:length].decode() if file.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in self._lines(0)]
+
+    def talks(self, start: int = 0) -> list[dict[str, Any]]:
+        """The chats and posts among the messages, without parsing the others.
+
+        Args:
+            start: Bytes of ``messages.jsonl`` to pass over, for readers who know them already.
+        """
+        return [json.loads(line) for line in self._lines(start) if any(kind in line for kind in _TALK)]
+
+    def _lines(self, start: int) -> Iterator[bytes]:
+        """Committed lines of ``messages.jsonl`` from a byte on."""
+        left = max((state["messages"] for state in self.progress().values()), default=0) - start
+        if left <= 0:
+            return
+        with (self.path / "messages.jsonl").open("rb") as file:
+            file.seek(start)
+            for line in file:
+                left -= len(line)
+                if left < 0:
+                    return
+                yield line
 
 
 def load_run(path: str | Path) -> Run:

@@ -60,6 +60,37 @@ def test_what_a_kill_leaves_half_done_is_dropped(tmp_path):
         assert (tmp_path / "messages.jsonl").read_text().count("\n") == 1
 
 
+def test_messages_with_any_line_separator_come_back_and_talks_are_among_them(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.write_json("manifest.json", {})
+        folder.write_json("progress.json", {})
+        writer = CellWriter(folder, "ease", 0)
+        writer.say(0, 0, 0, 1, "recommender", "answer", 'a\u2028b\x85c\n"kind": "chat"')
+        writer.say(0, -1, -1, 1, "user", "chat", "hi", (2,))
+        writer.commit(1)
+        first = folder.progress()["ease-seed0"]["messages"]
+        writer.say(1, -1, -1, 2, "user", "post", "all", (1, 3))
+        assert [m["text"] for m in Run(tmp_path).messages] == ['a\u2028b\x85c\n"kind": "chat"', "hi"]
+        writer.commit(2)
+        assert [(m["kind"], m["to"]) for m in Run(tmp_path).talks()] == [("chat", [2]), ("post", [1, 3])]
+        assert [m["text"] for m in Run(tmp_path).talks(first)] == ["all"]
+
+
+def test_tables_can_be_read_for_one_user_and_from_a_part_on(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.write_json("manifest.json", {})
+        folder.write_json("progress.json", {})
+        for name in ("ease", "als"):
+            writer = CellWriter(folder, name, 0)
+            for day in range(3):
+                writer.add("sessions", 4, sessions(4, day))
+                writer.commit(day + 1)
+        found = Run(tmp_path).table("sessions", ["day", "recommender"], "als-seed0", user=2, first_part=1)
+        assert found["day"].tolist() == [1, 2]
+        assert found["recommender"].tolist() == ["als", "als"]
+        assert len(Run(tmp_path).table("sessions", user=7)) == 0
+
+
 def test_a_second_writer_is_refused(tmp_path):
     with RunFolder(tmp_path), pytest.raises(RunFolderError, match="being written by another process"):
         RunFolder(tmp_path)

@@ -37,8 +37,18 @@ class RunTables(Protocol):
     def items(self) -> pd.DataFrame:
         """One row per item, in the order of their indices."""
 
-    def table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
-        """``impressions``, ``turns`` or ``sessions``, or some of its columns."""
+    def table(
+        self,
+        name: str,
+        columns: list[str] | None = None,
+        cell: str | None = None,
+        user: int | None = None,
+        first_part: int = 0,
+    ) -> pd.DataFrame:
+        """``impressions``, ``turns`` or ``sessions``, or some of its columns; of one cell, one user, new parts."""
+
+    def talks(self, start: int = 0) -> list[dict[str, Any]]:
+        """Chats and posts between visits, as they stand in ``messages.jsonl``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

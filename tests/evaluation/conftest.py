@@ -22,8 +22,18 @@ class FakeRun:
     users: pd.DataFrame
     items: pd.DataFrame
 
-    def table(self, name, columns=None):
-        return self.tables[name] if columns is None else self.tables[name][columns]
+    said: list
+
+    def table(self, name, columns=None, cell=None, user=None, first_part=0):
+        frame = self.tables[name]
+        if cell is not None:
+            frame = frame[frame["recommender"].astype(str) + "-seed" + frame["seed"].astype(str) == cell]
+        if user is not None:
+            frame = frame[frame["user"] == user]
+        return frame if columns is None else frame[columns]
+
+    def talks(self, start=0):
+        return self.said
 
 
 def make_items(n_items, rng):
@@ -80,7 +90,8 @@ def make_cell(name, seed, n_users, items, days, k, rng, blocks):
                      "position": np.tile(np.arange(k, dtype=np.int16), n), "propensity": np.nan,
                      "position_propensity": np.nan, "policy": policy, "clicked": clicked.ravel(),
                      "watched_fraction": watched.ravel(), "liked": False, "shared": False, "rating": rating.ravel(),
-                     "comment": None, "reward": clicked.ravel().astype(float),
+                     "comment": np.where(rating.ravel() == 5, "So <b>good</b> & true.", None),
+                     "reward": clicked.ravel().astype(float),
                      "trace_examined": (clicked | (rng.random(shown.shape) < 0.5)).ravel(), "trace_p_click": 0.1,
                      "trace_expected_rating": 3.5}
                 )
@@ -109,6 +120,19 @@ def make_cell(name, seed, n_users, items, days, k, rng, blocks):
             )
         )  # fmt: skip
         alive = np.setdiff1d(alive, active[churned])
+
+
+def make_talks(recommenders, seeds):
+    """Two chats and a post on day 1 of every cell."""
+    said = []
+    for name in recommenders:
+        for seed in seeds:
+            for kind, user, to in (("chat", 0, [1]), ("chat", 1, [0]), ("post", 0, [1, 2, 3])):
+                said.append(
+                    {"recommender": name, "seed": seed, "day": 1, "session": -1, "turn": -1, "user": user,
+                     "speaker": "user", "kind": kind, "text": f"</div><em>{kind}</em> of {name}, {seed}", "to": to}
+                )  # fmt: skip
+    return said
 
 
 def make_run(
@@ -140,7 +164,7 @@ def make_run(
         "versions": {"python": "3.11", "recsim-env": "0.1"}, "git": {"commit": "abc123", "dirty": False},
         "hardware": {"cpu": "Test <CPU>", "cores": 2, "memory_gib": 8.0},
     }  # fmt: skip
-    return FakeRun(path, manifest, tables, users, items)
+    return FakeRun(path, manifest, tables, users, items, make_talks(recommenders, seeds))
 
 
 @pytest.fixture(scope="session")
