@@ -418,4 +418,6 @@ def test_most_tokens_of_a_batch_stand_in_a_prefix_that_was_there_before(world, t
 
 
 def prefix_length(first, second):
-    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )

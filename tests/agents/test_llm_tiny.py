@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from recsim_env.records import NextAction
 from recsim_env.rundir import load_run
 
 TINY = [
@@ -66,14 +67,48 @@ def test_eight_users_for_two_days_decide_in_every_way(tiny_model, tmp_path):
         check(tmp_path / decide, 8)
 
 
+def actions(path):
+    """Which kinds of action a run has logged."""
+    run = load_run(path)
+    shown, turns = run.impressions, run.turns
+    happened = {name for name in ("clicked", "liked", "shared") if shown[name].any()}
+    happened |= {"skipped"} if (~shown["clicked"]).any() else set()
+    happened |= {name for name in ("rating", "comment") if shown[name].notna().any()}
+    happened |= {NextAction(a).name.lower() for a in turns["next_action"].unique()}
+    happened |= {message["kind"] for message in run.messages}
+    return happened | ({"thoughts"} if turns["trace_thoughts"].notna().any() else set())
+
+
+ALL = {
+    "skipped", "clicked", "rating", "liked", "shared", "comment", "next", "search", "instruct", "leave", "answer",
+    "chat", "post", "thoughts",
+}  # fmt: skip
+
+
 @pytest.mark.vllm
-def test_the_quickstart_runs_on_vllm(tiny_model, tmp_path):
-    try:
-        import vllm  # noqa: F401
-    except ImportError:
-        assert os.environ.get("RECSIM_REQUIRE_VLLM") != "1", "RECSIM_REQUIRE_VLLM is set, but vllm is absent"
-        pytest.skip("vllm is not installed")
-    few = settings([*TINY, "users.count=4", "users.max_tokens=320"])
+def test_every_kind_of_action_happens_on_vllm_and_is_logged(needs_vllm, tiny_model, tmp_path):
+    (tmp_path / "graph.csv").write_text("a,b\n" + "".join(f"{u},{(u + 1) % 10}\n" for u in range(10)))
+    few = settings([
+        "days=1", "slate_size=3", "max_turns=4", "users.count=10", "users.watch_bias=-2", "users.graph=graph.csv",
+        "recommenders=item-knn", "engine.max_failure_share=1", "engine.dtype=float32", "engine.enforce_eager=true", "engine.retries=0",
+    ])  # fmt: skip
     recsim("run", "llm_quickstart", "--out", "v", "-q", "--engine", "vllm", "--model", tiny_model, *few, cwd=tmp_path)
+    check(tmp_path / "v", 10)
+    assert actions(tmp_path / "v") >= ALL
     words = load_run(tmp_path / "v").manifest["engine"]["users"]
-    assert words["asked"].get("words", 0) > words["failed"].get("words", 0)  # a grammar makes even noise fit
+    assert words["asked"]["words"] > words["failed"].get("words", 0)  # a grammar makes even noise fit
+    recsim("run", "llm_quickstart", "--out", "r", "-q", "--engine", "replay", "--replies", "v", *few, cwd=tmp_path)
+    one, other = load_run(tmp_path / "v"), load_run(tmp_path / "r")
+    assert one.impressions.equals(other.impressions)
+    assert one.turns.equals(other.turns)
+    assert one.messages == other.messages
+
+
+@pytest.mark.vllm
+def test_users_think_on_a_vllm_server(vllm_server, tmp_path):
+    few = settings([*TINY, "users.count=4", "users.max_tokens=320"])
+    engine = ("--engine", "openai", "--model", "tiny", "--url", vllm_server, "--url", f"{vllm_server}/")
+    recsim("run", "llm_quickstart", "--out", "s", "-q", *engine, *few, cwd=tmp_path)
+    run = check(tmp_path / "s", 4)
+    assert run.manifest["engine"]["usage"]["retries"] == 0
+    assert run.manifest["engine"]["users"]["asked"]["words"] > 0
