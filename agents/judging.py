@@ -83,10 +83,11 @@ def listing_asks(scene: Scene) -> list[Ask]:
     return asks
 
 
-def read_judgement(replies: list[FloatArray], bad: BoolArray, bias: float) -> Judgement:
+def read_judgement(replies: list[FloatArray], bad: BoolArray, bias: float, temperature: float = 1.0) -> Judgement:
     """What the replies to :func:`judging_asks` say; ``bias`` is added to the log-odds of watching."""
     n = len(replies) // 2
-    return Judgement(read_watch(replies[:n], bias), read_marks(replies[n:]), bad[:n] | bad[n:])
+    marks = tempered(read_marks(replies[n:]), temperature)
+    return Judgement(read_watch(replies[:n], bias), marks, bad[:n] | bad[n:])
 
 
 def read_watch(replies: list[FloatArray], bias: float = 0.0) -> FloatArray:
@@ -101,3 +102,12 @@ def read_marks(replies: list[FloatArray]) -> FloatArray:
     total = marks.sum(axis=1, keepdims=True)
     level = np.divide(marks, total, out=np.full(marks.shape, 1 / max(marks.shape[1], 1)), where=total > 1e-9)
     return np.asarray(level, np.float32)
+
+
+def tempered(marks: FloatArray, temperature: float) -> FloatArray:
+    """Marks with sharper (below 1) or flatter (above 1) probabilities, float (n, G), rows sum to 1."""
+    if temperature == 1.0:
+        return marks
+    logs = np.log(np.maximum(np.asarray(marks, np.float64), 1e-9)) / temperature
+    p = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True), np.float32)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -29,6 +29,7 @@ from recsim_env.agents.judging import (
     read_judgement,
     read_marks,
     read_watch,
+    tempered,
 )
 from recsim_env.agents.memory import Memory, MemoryConfig
 from recsim_env.agents.mindset import OVERNIGHT, mindset_words, shift_words
@@ -68,6 +69,9 @@ class LLMConfig(Config):
     """listwise: orders of the page that are averaged."""
     watch_bias: float = 0.0
     """Added to the log-odds of watching; language models say yes too often, so a negative number mends them."""
+    mark_temperature: float = Field(default=1.0, gt=0)
+    """Below 1 makes the probabilities of marks sharper, which sets users apart where a model gives everybody the same;
+    'recsim-env fidelity' fits it."""
     remembered: int = Field(default=8, ge=0)
     """Latest ratings of a user's past (training part) that stand in its memory when the simulation begins."""
     goals: bool = True
@@ -107,7 +111,7 @@ _STATE = ("life", "mindset", "start", "spoke", "goal", "open", "day", "pages", "
 class LLMUsers(UserModel):
     """Personas with memory, moods and words, decided and written by a language model (after RecAgent and RecoWorld)."""
 
-    config_class = LLMConfig
+    config_class: ClassVar[type[Config]] = LLMConfig
     config: LLMConfig
     needs_engine = True
 
@@ -228,7 +232,14 @@ class LLMUsers(UserModel):
         return (pointwise if c.decide == "pointwise" else sequential)(scene, c.watch_bias)
 
     def _enjoy(self, scene: Scene, clicked: Any) -> Enjoyed:
-        return enjoy(scene, clicked, self.stars, self.config.comments)
+        """Phase 2; whether there is a mark at all is not tempered."""
+
+        def changed(users: IntArray, items: IntArray, said: FloatArray) -> FloatArray:
+            given = 1.0 - said[:, :1]
+            return np.concatenate([said[:, :1], given * tempered(read_marks(list(said)), temperature)], axis=1)
+
+        temperature = self.config.mark_temperature
+        return enjoy(scene, clicked, self.stars, self.config.comments, None if temperature == 1.0 else changed)
 
     def _wake(self, obs: ObservationBatch) -> None:
         """A visit starts: the last one is summed up, weak memories go, moods calm down."""
@@ -255,7 +266,8 @@ class LLMUsers(UserModel):
 
     def judge(self, rows: IntArray, items: IntArray) -> Judgement:
         """What the users, as they are now, think of items: phases 1 (each item on its own) and 2 of a page."""
-        return read_judgement(*self.asker.choose(self.judging_requests(rows, items)), self.config.watch_bias)
+        replies, bad = self.asker.choose(self.judging_requests(rows, items))
+        return read_judgement(replies, bad, self.config.watch_bias, self.config.mark_temperature)
 
     def judge_watch(self, rows: IntArray, items: IntArray, again: bool = False) -> tuple[FloatArray, BoolArray]:
         """The first half of :meth:`judge` alone: log-odds of watching float32 (n,), bad replies bool (n,)."""
@@ -265,7 +277,7 @@ class LLMUsers(UserModel):
     def judge_marks(self, rows: IntArray, items: IntArray) -> tuple[FloatArray, BoolArray]:
         """The second half of :meth:`judge` alone: probabilities of marks float32 (n, G), bad replies bool (n,)."""
         replies, bad = self.asker.choose(self.judging_requests(rows, items)[len(rows) :])
-        return read_marks(replies), bad
+        return tempered(read_marks(replies), self.config.mark_temperature), bad
 
     def judging_requests(self, rows: IntArray, items: IntArray, again: bool = False) -> list[ChoiceRequest]:
         """The requests behind :meth:`judge`: for each of n pairs "watch", then for each of them "stars".

@@ -23,6 +23,9 @@ from pydantic import Field
 from recsim_env.interfaces import Config, Embedder
 from recsim_env.records import FloatArray, IntArray
 
+_BLOCK = 256
+"""Users whose vectors are widened to single precision at once: 4,096 would take 0.6 GB."""
+
 
 class MemoryConfig(Config):
     """Sizes and rates of memory."""
@@ -127,8 +130,7 @@ class Memory:
         self, rows: IntArray, places: slice, vectors: FloatArray, importance: FloatArray, day: IntArray, by: Any = 1.0
     ) -> NDArray[np.bool_]:
         """Strengthens what is met again; which events were, bool (n,)."""
-        known = self.vector[rows, places].astype(np.float32)
-        cosine = np.einsum("nmd,nd->nm", known, vectors.astype(np.float32))
+        cosine = self._cosine(rows, places, vectors.astype(np.float32))
         cosine[self.strength[rows, places] == 0] = -1.0
         place = cosine.argmax(axis=1)
         met = cosine[np.arange(len(rows)), place] >= self.config.same
@@ -137,6 +139,14 @@ class Memory:
         self.importance[rows[met], place] = np.maximum(self.importance[rows[met], place], importance[met])
         self.day[rows[met], place] = day[met]
         return met
+
+    def _cosine(self, rows: IntArray, places: slice, vectors: FloatArray) -> FloatArray:
+        """Cosine of each user's vector with its own memories, float32 (n, places); a block of users at a time."""
+        parts = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
+        found = [
+            np.einsum("nmd,nd->nm", self.vector[rows[part], places].astype(np.float32), vectors[part]) for part in parts
+        ]
+        return np.concatenate(found) if found else np.zeros((0, self.vector[:0, places].shape[1]), np.float32)
 
     def _consolidate(self, rows: IntArray, today: IntArray) -> None:
         """The older half of full short-term memories moves to long-term memory, the rest closes up."""
@@ -182,7 +192,7 @@ class Memory:
         kept = self.strength[rows, s:] > 0
         if not k or not kept.any():
             return [[] for _ in rows]
-        cosine = np.einsum("nmd,nd->nm", self.vector[rows, s:].astype(np.float32), queries)
+        cosine = self._cosine(rows, slice(s, None), queries)
         age = np.maximum(np.reshape(today, (-1, 1)) - self.day[rows, s:], 0)
         score = 0.5 * (1.0 + cosine) * np.float32(self.config.decay) ** age * self.importance[rows, s:]
         score = np.where(kept, score, -1.0)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from recsim_env.records import FloatArray
 
-_MOODS = ((-0.6, "very bad"), (-0.2, "bad"), (0.2, "neither good nor bad"), (0.6, "good"), (9.0, "very good"))
-_BOREDOMS = ((0.2, "not bored"), (0.5, "a little bored"), (0.8, "quite bored"), (9.0, "very bored"))
-_TRUSTS = (
+MOOD_WORDS = ((-0.6, "very bad"), (-0.2, "bad"), (0.2, "neither good nor bad"), (0.6, "good"), (9.0, "very good"))
+BOREDOM_WORDS = ((0.2, "not bored"), (0.5, "a little bored"), (0.8, "quite bored"), (9.0, "very bored"))
+TRUST_WORDS = (
     (-0.3, "you no longer trust the app to listen"),
     (0.3, "you neither trust nor distrust the app"),
     (9.0, "you trust the app to listen"),
 )
+"""Words of each state of mind: (upper limit, words), ascending."""
 
 
 def _word(value: float, table: Sequence[tuple[float, str]]) -> str:
@@ -22,7 +23,11 @@ def _word(value: float, table: Sequence[tuple[float, str]]) -> str:
 def mindset_words(mindset: FloatArray) -> dict[str, str]:
     """Words for one user's mood, boredom and trust, float32 (3,)."""
     mood, boredom, trust = (float(x) for x in mindset)
-    return {"mood": _word(mood, _MOODS), "boredom": _word(boredom, _BOREDOMS), "trust": _word(trust, _TRUSTS)}
+    return {
+        "mood": _word(mood, MOOD_WORDS),
+        "boredom": _word(boredom, BOREDOM_WORDS),
+        "trust": _word(trust, TRUST_WORDS),
+    }
 
 
 def shift_words(before: FloatArray, after: FloatArray) -> str:

@@ -30,7 +30,7 @@ def pointwise(scene: Scene, bias: float) -> tuple[BoolArray, FloatArray]:
     p = np.zeros(scene.items.shape, np.float32)
     for i, k in np.argwhere(scene.shown).tolist():
         p[i, k] = shifted(float(found[i, "watch", int(scene.items[i, k])][-1]), bias)
-    return _draw(scene, p), p
+    return drawn(scene, p), p
 
 
 def sequential(scene: Scene, bias: float) -> tuple[BoolArray, FloatArray]:
@@ -96,7 +96,8 @@ def listwise(scene: Scene, bias: float, n_orders: int) -> tuple[BoolArray, Float
     return (chosen[:, None] == np.arange(size)) & scene.shown, p
 
 
-def _draw(scene: Scene, p: FloatArray) -> BoolArray:
+def drawn(scene: Scene, p: FloatArray) -> BoolArray:
+    """What is watched, with the luck of each item, bool (N, K), of probabilities float (N, K)."""
     luck, _ = scene.item_luck(0)
     return np.asarray((luck < p) & scene.shown)
 

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
+from recsim_env.data.coratings import interaction_matrix
 from recsim_env.draws import Draws
 from recsim_env.interfaces import Config
 from recsim_env.recommenders.base import ScoringConfig, ScoringRecommender
-from recsim_env.recommenders.history import interaction_matrix
 from recsim_env.recommenders.store import Arrays
 from recsim_env.records import Dataset, FloatArray, ObservationBatch
 

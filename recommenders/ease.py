@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
-from scipy.linalg import lapack
 
+from recsim_env.data.coratings import ease_weights, interaction_matrix
 from recsim_env.draws import Draws
 from recsim_env.interfaces import Config
 from recsim_env.recommenders.base import ScoringConfig, ScoringRecommender
-from recsim_env.recommenders.history import history_matrix, interaction_matrix
+from recsim_env.recommenders.history import history_matrix
 from recsim_env.recommenders.store import Arrays
 from recsim_env.records import Dataset, FloatArray, ObservationBatch
 
@@ -39,16 +39,7 @@ class EASE(ScoringRecommender):
 
     def learn(self, dataset: Dataset, draws: Draws) -> None:
         """Inverts the regularised Gram matrix in float64."""
-        matrix = interaction_matrix(dataset)
-        gram = (matrix.T @ matrix).toarray(order="F").astype(np.float64)
-        gram[np.diag_indices_from(gram)] += self.config.regularisation
-        # The Gram matrix is positive definite, so Cholesky: half the work of a general inverse, and in place.
-        factor, failed = lapack.dpotrf(gram, lower=1, overwrite_a=1)
-        assert not failed, "X'X + lambda I is positive definite"
-        lower, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
-        weights = (np.tril(lower) + np.tril(lower, -1).T) / -np.diag(lower)
-        np.fill_diagonal(weights, 0.0)
-        self._weights = np.ascontiguousarray(weights, np.float32)
+        self._weights = ease_weights(interaction_matrix(dataset), self.config.regularisation)
 
     def scores(self, obs: ObservationBatch) -> FloatArray:
         """Rows of B summed over the history, float32 (N, I)."""

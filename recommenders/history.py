@@ -1,21 +1,11 @@
-"""Histories as sparse matrices: of the training data, and of the users who are served."""
+"""Histories of the users who are served, as sparse matrices."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
 
-from recsim_env.records import Dataset, IntArray, ObservationBatch
-
-
-def interaction_matrix(dataset: Dataset) -> sparse.csr_array:
-    """Who rated or clicked what, float32 (U, I) of zeros and ones; stars do not matter."""
-    ratings = dataset.ratings
-    ones = np.ones(len(ratings), np.float32)
-    shape = (dataset.n_users, dataset.n_items)
-    matrix = sparse.coo_array((ones, (ratings.user_index, ratings.item_index)), shape=shape).tocsr()
-    matrix.data[:] = 1.0  # the conversion adds up items that a user clicked again
-    return matrix
+from recsim_env.records import IntArray, ObservationBatch
 
 
 def history_matrix(obs: ObservationBatch, n_items: int, half_life: float | None = None) -> sparse.csr_array:

@@ -8,10 +8,11 @@ import numpy as np
 from pydantic import Field
 from scipy import sparse
 
+from recsim_env.data.coratings import interaction_matrix
 from recsim_env.draws import Draws
 from recsim_env.interfaces import Config
 from recsim_env.recommenders.base import ScoringConfig, ScoringRecommender
-from recsim_env.recommenders.history import history_matrix, interaction_matrix
+from recsim_env.recommenders.history import history_matrix
 from recsim_env.recommenders.sampling import top_k
 from recsim_env.recommenders.store import Arrays, sparse_arrays, sparse_from
 from recsim_env.records import Dataset, FloatArray, ObservationBatch

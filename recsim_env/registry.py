@@ -102,6 +102,7 @@ user_models: Registry[Any] = Registry(
     {
         "behavioral": "recsim_env.agents.behavioral:BehavioralUsers",
         "llm": "recsim_env.agents.llm:LLMUsers",
+        "hybrid": "recsim_env.agents.hybrid:HybridUsers",
     },
     base="recsim_env.interfaces:UserModel",
 )

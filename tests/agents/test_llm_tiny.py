@@ -90,7 +90,8 @@ def test_every_kind_of_action_happens_on_vllm_and_is_logged(needs_vllm, tiny_mod
     (tmp_path / "graph.csv").write_text("a,b\n" + "".join(f"{u},{(u + 1) % 10}\n" for u in range(10)))
     few = settings([
         "days=1", "slate_size=3", "max_turns=4", "users.count=10", "users.watch_bias=-2", "users.graph=graph.csv",
-        "recommenders=item-knn", "engine.max_failure_share=1", "engine.dtype=float32", "engine.enforce_eager=true", "engine.retries=0",
+        "recommenders=item-knn", "engine.max_failure_share=1", "engine.retries=0", "engine.dtype=float32",
+        "engine.enforce_eager=true",
     ])  # fmt: skip
     recsim("run", "llm_quickstart", "--out", "v", "-q", "--engine", "vllm", "--model", tiny_model, *few, cwd=tmp_path)
     check(tmp_path / "v", 10)

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recsim_env.data.coratings import interaction_matrix
 from recsim_env.draws import Draws
 from recsim_env.recommenders.als import ALS, ALSConfig
 from recsim_env.recommenders.cooccurrence import CHUNK, Cooccurrence, CooccurrenceConfig, _pairs
 from recsim_env.recommenders.ease import EASE, EASEConfig
-from recsim_env.recommenders.history import history_matrix, interaction_matrix
+from recsim_env.recommenders.history import history_matrix
 from recsim_env.recommenders.item_knn import ItemKNN, ItemKNNConfig
 from recsim_env.recommenders.popularity import Popularity, PopularityConfig
 from recsim_env.records import Ratings

@@ -1,0 +1,1 @@
+"""Fidelity: how much simulated users resemble the people whose ratings they were made from (docs/fidelity.md)."""
