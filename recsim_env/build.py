@@ -30,6 +30,10 @@ from recsim_env.scenario import RecommenderSection, Scenario, validate_config
 from recsim_env.simulator import Simulator
 
 
+def _nothing() -> None:
+    """What is called where nobody wants to know; a lambda could not be pickled."""
+
+
 class World:
     """A scenario's data, split, and fitted user model; makes simulators and recommenders.
 
@@ -46,7 +50,7 @@ class World:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.store: ReplyStore | None = None
-        self.on_commit: Callable[[], None] = lambda: None
+        self.on_commit: Callable[[], None] = _nothing
         self._user_class = user_models.get(scenario.users.model, "users.model")
         self._user_config = validate_config(self._user_class.config_class, scenario.users.config, "users")
         if self.needs_engine:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recsim_env.errors import RecsimError, UnknownNameError
+from recsim_env.experiments.hostile import TEMPLATES
 
 app = typer.Typer(
     name="recsim-env",
@@ -23,11 +27,22 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+train_app = typer.Typer(help="Train user models.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
 out, err = Console(), Console(stderr=True)
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the scenario; repeatable.")
 ]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", metavar="NAME", help="Language-model engine, with its own defaults.")
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Model of the engine.")]
+Urls = Annotated[list[str] | None, typer.Option("--url", help="Address of an endpoint; repeatable.")]
+Replies = Annotated[
+    Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 @app.command()
@@ -38,17 +53,13 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the run.")] = None,
     overrides: Overrides = None,
-    engine: Annotated[
-        str | None, typer.Option("--engine", metavar="NAME", help="Language-model engine, with its own defaults.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Model of the engine.")] = None,
-    url: Annotated[list[str] | None, typer.Option("--url", help="Address of an endpoint; repeatable.")] = None,
-    replies: Annotated[
-        Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
-    ] = None,
+    engine: EngineName = None,
+    model: Model = None,
+    url: Urls = None,
+    replies: Replies = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Simulates a scenario and writes a run folder and its report.
 
@@ -74,16 +85,170 @@ def _engine_changes(engine: str | None, model: str | None, url: list[str] | None
     """The engine's options as ``--set`` overrides; a new engine starts from its own defaults, not another's."""
     import json
 
-    from recsim_env.rundir import load_run
-
     changes = {"engine.model": model, "engine.base_urls": url}
     if replies is not None:
-        told = load_run(replies).manifest["engine"]
+        told = _recorded_engine(replies)
         changes = {"engine.model": model or told.get("model", ""), "engine.revision": told.get("revision", "")}
         changes["engine.replies"] = str(replies)
         engine = "replay"
     named = [] if engine is None else [f"engine={{name: {engine}}}"]
     return named + [f"{key}={json.dumps(value)}" for key, value in changes.items() if value]
+
+
+def _recorded_engine(folder: Path) -> dict[str, Any]:
+    """Whose replies a folder holds: those of a run, or of a measurement of attacks or fidelity."""
+    import json
+
+    from recsim_env.rundir import load_run
+
+    measured = [folder / name for name in ("attack.json", "fidelity.json") if (folder / name).exists()]
+    record = json.loads(measured[0].read_text()) if measured else load_run(folder).manifest
+    told: dict[str, Any] = record["engine"] or {}
+    return told
+
+
+@app.command()
+def attack(
+    scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario, or a YAML file.")] = "llm_quickstart",
+    engine: EngineName = None,
+    model: Model = None,
+    url: Urls = None,
+    replies: Replies = None,
+    overrides: Overrides = None,
+    users: Annotated[
+        int | None, typer.Option("--users", metavar="N", min=1, help="Number of users; the scenario's if left out.")
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option("--templates", metavar="A,B", help=f"Some of {', '.join(TEMPLATES)}; default all.")
+    ] = None,
+    positions: Annotated[
+        str, typer.Option("--positions", metavar="A,B", help="Where on the page the attacked item stands.")
+    ] = "first,middle,last",
+    fields: Annotated[
+        str, typer.Option("--fields", metavar="A,B", help="Where in the item the attack is written.")
+    ] = "title,text",
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder; default runs/attack-NAME-TIME.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measures what hostile item texts do to language-model users, with their defences off and on.
+
+    A measurement that was stopped goes on when the same command is given the same folder with --out.
+
+    Examples: `recsim-env attack --engine transformers --model FOLDER` ·
+    `recsim-env attack llm_quickstart --engine vllm --model Qwen/Qwen3-8B --users 100 --set users.decide=listwise` ·
+    `recsim-env attack --templates control-tokens,praise --positions first --fields title --out runs/tokens` ·
+    `recsim-env attack --replies runs/tokens --templates control-tokens,praise --positions first --fields title`
+    """
+    from recsim_env.experiments.attack import Plan, choose_folder, run_attack
+    from recsim_env.scenario import load_scenario
+
+    changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
+    changes += [] if users is None else [f"users.count={users}"]
+    plan = Plan(tuple(TEMPLATES) if templates is None else _names(templates), _names(positions), _names(fields))
+    asked = load_scenario(scenario, changes)
+    folder = choose_folder(asked, out_dir)
+    try:
+        with _progress_bar(quiet) as on_progress:
+            run_attack(asked, folder, (), plan, on_progress)
+    except KeyboardInterrupt:
+        err.print(f"Stopped. Go on with the same command and --out {folder}.", soft_wrap=True)
+        raise typer.Exit(130) from None
+    _print_attack(folder)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _print_attack(folder: Path) -> None:
+    """The lifts of a measurement, and where everything else stands."""
+    import json
+
+    from recsim_env.experiments.attack_report import lift_table
+
+    header, *lines = lift_table(json.loads((folder / "attack.json").read_text())["rows"])
+    table = Table(*header, box=None, padding=(0, 2, 0, 0), title_justify="left")
+    table.title = "Lift of the attacked item's click probability, with 95 % intervals"
+    for line in lines:
+        table.add_row(*map(escape, line))
+    out.print(table)
+    out.print(f"Attack folder: {folder}", soft_wrap=True)
+
+
+@app.command()
+def fidelity(
+    users: Annotated[
+        str, typer.Option("--users", metavar="A,B", help="User models; 'recsim-env list users' shows all.")
+    ] = "behavioral",
+    data: Annotated[
+        str, typer.Option("--data", metavar="NAME_OR_PATH", help="A built-in data set, or a path.")
+    ] = "movietweetings",
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Number of splits.")] = 3,
+    first_seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the first split.")] = 0,
+    n_users: Annotated[int, typer.Option("--n-users", metavar="N", min=2, help="Users who are judged.")] = 1000,
+    n_llm_users: Annotated[
+        int | None, typer.Option("--n-llm-users", metavar="N", min=2, help="Fewer of them for language models.")
+    ] = None,
+    interventions: Annotated[
+        bool, typer.Option("--interventions/--no-interventions", help="Try interventions and corrections.")
+    ] = True,
+    engine: EngineName = None,
+    model: Model = None,
+    url: Urls = None,
+    replies: Replies = None,
+    overrides: Overrides = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder; default runs/fidelity-TIME.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measures how much simulated users resemble the people of a data set, beside baselines without any language model.
+
+    A measurement that was stopped goes on when the same command is given the same folder with --out: a language model
+    is not asked again what it has answered.
+
+    Examples: `recsim-env fidelity` · `recsim-env fidelity --data ml-1m/ --seeds 3` ·
+    `recsim-env fidelity --users llm,hybrid --engine transformers --model FOLDER --n-llm-users 100` ·
+    `recsim-env fidelity --users llm --engine vllm --model Qwen/Qwen3-8B --set users.watch_bias=-1.5`
+    """
+    from recsim_env.experiments.fidelity.protocol import Protocol
+    from recsim_env.experiments.fidelity.suite import Plan, choose_folder, run_fidelity
+    from recsim_env.registry import datasets
+
+    known = data in datasets.names()
+    if not known and not Path(data).exists():
+        raise UnknownNameError("dataset", data, datasets.names(), "--data", "Or give the path of a folder or file.")
+    plan = Plan(_names(users), seeds, first_seed, Protocol(n_users=n_users), n_llm_users, interventions)
+    folder = choose_folder(out_dir)
+    changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
+    try:
+        with _progress_bar(quiet) as on_progress:
+            run_fidelity({"name": data} if known else {"path": data}, folder, plan, changes, on_progress)
+    except KeyboardInterrupt:
+        err.print(f"Stopped. Go on with the same command and --out {folder}.", soft_wrap=True)
+        raise typer.Exit(130) from None
+    _print_fidelity(folder)
+
+
+def _print_fidelity(folder: Path) -> None:
+    """The main figures of a measurement, and where everything else stands."""
+    import json
+
+    from recsim_env.experiments.fidelity.results import goal_lines, intervention_rows, table
+
+    record = json.loads((folder / "fidelity.json").read_text())
+    for title, rows in (("Fidelity", table(record)), ("Interventions", intervention_rows(record))):
+        if len(rows) > 1:
+            shown = Table(*rows[0], box=None, padding=(0, 1, 0, 0), title=title, title_justify="left")
+            for row in rows[1:]:
+                shown.add_row(*(escape(cell.replace("**", "")) for cell in row))
+            # A table wider than the terminal would lose columns; a pipe gets the width that it needs.
+            (out if out.is_terminal else Console(width=250)).print(shown)
+    for line in goal_lines(record):
+        out.print(escape(line), soft_wrap=True)
+    out.print(f"Fidelity folder: {folder}", soft_wrap=True)
 
 
 @app.command()
@@ -98,6 +263,62 @@ def report(
     Examples: `recsim-env report runs/quickstart-1` · `recsim-env report runs/a runs/b --out compare.html`
     """
     _write_report(runs, out_file)
+
+
+@app.command()
+def watch(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, also one that is being written.")],
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="N_OR_ID", help="Row number or user_id; default: whose days show most."),
+    ] = None,
+    recommender: Annotated[
+        str | None, typer.Option("--recommender", metavar="NAME", help="Under which recommender.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Under which seed.")] = None,
+    day: Annotated[int | None, typer.Option("--day", metavar="N", help="Only this day; default all.")] = None,
+    live: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new days until the run ends.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="S", min=0.1, help="Seconds between two looks with --follow.")
+    ] = 2.0,
+) -> None:
+    """Shows what a user saw, did, thought and said, page by page.
+
+    Examples: `recsim-env watch runs/quickstart-1` · `recsim-env watch runs/quickstart-1 --user 7 --recommender ease` ·
+    `recsim-env watch runs/llm_quickstart-1 --follow`
+    """
+    from recsim_env.watch import Wish, follow, tell
+
+    wish = Wish(recommender, seed, user, day)
+    _show(follow(run_folder, wish, interval) if live else tell(run_folder, wish))
+
+
+def _show(events: Iterator[Any]) -> None:
+    """Prints what is watched; while it waits, a line on the error stream says for what. Ctrl-C ends it."""
+    from recsim_env import watch_page
+    from recsim_env.watch import Note
+
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # titles know more letters than some terminals
+    fixed = out.is_terminal or "COLUMNS" in os.environ
+    screen = out if fixed else Console(width=watch_page.WIDTH)
+    waiting, told = err.status(""), False
+    try:
+        for event in events:
+            if isinstance(event, Note) and event.waiting:
+                text = watch_page.plain(event.text)
+                waiting.update(escape(text))
+                waiting.start()
+                if not err.is_terminal and not told:
+                    err.print(text, markup=False, highlight=False, soft_wrap=True)
+                told = True
+            else:
+                waiting.stop()
+                screen.print(watch_page.render(event))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        waiting.stop()
 
 
 def _write_report(folders: list[Path], out_file: Path | None) -> None:
@@ -169,6 +390,87 @@ def describe(
     out.print(render(describe_dataset(load_dataset(scenario.data))), markup=False, highlight=False, soft_wrap=True)
 
 
+@train_app.command("user-lm")
+def train_user_lm(
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the model.")],
+    data: Annotated[str, typer.Option("--data", help="Name of a built-in data set, or a path.")] = "movietweetings",
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="'scratch', or folder or hub name of a causal language model.")
+    ] = "scratch",
+    size: Annotated[str | None, typer.Option("--size", help="scratch: tiny, small, medium or large.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights of a given model, not LoRA.")] = False,
+    lora_rank: Annotated[int | None, typer.Option("--lora-rank", help="Rank of LoRA.")] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the ratings.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Time for training.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps; repeats a run that had --minutes.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Highest learning rate.")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    overrides: Overrides = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Trains a language model to answer as the users of a data set do; the result is a Hugging Face folder.
+
+    Examples: `recsim-env train user-lm --out my-users` ·
+    `recsim-env train user-lm --data ml-1m --out ml-users --minutes 60 --set users.averages=true` ·
+    `recsim-env train user-lm --backbone Qwen/Qwen3-0.6B --out qwen-users` ·
+    `recsim-env run llm_quickstart --model my-users`
+    """
+    from recsim_env.registry import datasets
+    from recsim_env.training.config import user_lm_config
+
+    known = data in datasets.names()
+    if not known and not Path(data).exists():
+        raise UnknownNameError("dataset", data, datasets.names(), remedy="Or give the path of a folder or file.")
+    options = {
+        "backbone": backbone, "size": size, "full": full or None, "lora_rank": lora_rank, "epochs": epochs,
+        "minutes": minutes, "steps": steps, "learning_rate": learning_rate, "seed": seed,
+    }  # fmt: skip
+    config = user_lm_config({"name": data} if known else {"path": data}, options, overrides or [])
+    from recsim_env.training.user_lm import Trainer
+
+    with _training_bar(quiet) as on_progress:
+        told = Trainer(config, out_dir, resume, on_progress).train()
+    test, base = told["figures"]["test"], told["figures"]["baselines"]["user and item biases"]
+    out.print(f"Model: {out_dir}", soft_wrap=True)
+    out.print(
+        f"Test part: RMSE {test['rmse']:.3f} (user and item biases {base['rmse']:.3f}), AUC watch "
+        f"{test['auc_watch']:.3f} (popularity {base['auc_watch']:.3f}). See {out_dir / 'README.md'}.",
+        soft_wrap=True,
+    )
+
+
+class _training_bar:
+    """A progress bar over the steps of a training run, with loss, the last validation, and the time left."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TextColumn("loss {task.fields[loss]}  {task.fields[fit]}"), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), console=err, disable=quiet,
+        )  # fmt: skip
+        self._task = self._bar.add_task("Starting", total=None, loss="-", fit="")
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        return self._update
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def _update(self, at: Any) -> None:
+        changes: dict[str, Any] = {"description": at.label, "loss": f"{at.loss:.3f}" if at.loss == at.loss else "-"}
+        if at.total:
+            changes |= {"total": at.total, "completed": at.step}
+        if at.fit is not None:
+            changes["fit"] = f"RMSE {at.fit.rmse:.3f}, AUC watch {at.fit.auc_watch:.3f}"
+            if not err.is_terminal:
+                err.print(f"step {at.step}/{at.total}: {changes['fit']}, loss {at.loss:.3f}", soft_wrap=True)
+        self._bar.update(self._task, **changes)
+
+
 @app.command()
 def doctor() -> None:
     """Shows what is installed, what is missing and how to get it.
@@ -193,14 +495,14 @@ class _progress_bar:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[rate]} user-turns/s"),
+            TextColumn("{task.fields[rate]} user-turns/s{task.fields[asked]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=err,
             disable=quiet,
         )
-        self._task = self._bar.add_task("Preparing data and users", total=None, rate="-")
+        self._task = self._bar.add_task("Preparing data and users", total=None, rate="-", asked="")
 
     def __enter__(self) -> Any:
         self._bar.start()
@@ -217,7 +519,18 @@ class _progress_bar:
             completed=at.cell * at.days + at.day,
             description=at.label,
             rate=rate,
+            asked="" if at.engine is None else f" · {_asked(at.engine, at.seconds)} ·",
         )
+
+
+def _asked(usage: Any, seconds: float) -> str:
+    """What the language model did, in a few words."""
+    requests = sum(usage.requests.values())
+    words = [f"{requests:,} requests", f"{usage.prompt_tokens + usage.generated_tokens:,} tokens"]
+    words += [f"{usage.cached_tokens / usage.prompt_tokens:.0%} cached"] if usage.prompt_tokens else []
+    words += [f"{usage.stored:,} from stored replies"] if usage.stored else []
+    failures = sum(usage.failures.values())
+    return ", ".join([*words, *([f"{failures:,} failures"] if failures else [])])
 
 
 def main() -> None:

@@ -35,7 +35,18 @@ LAYERS = (
     {"build"},
     {"env", "vector_env", "vector_checker", "episodes", "wrappers", "population", "registration"},
     {"runner", "training"},
-    {"experiments", "plots", "report", "report_parts", "web", "testing", "doctor"},
+    {
+        "experiments",
+        "plots",
+        "report",
+        "report_parts",
+        "report_engine",
+        "watch",
+        "watch_page",
+        "web",
+        "testing",
+        "doctor",
+    },
     {"cli"},
 )
 """Imports point downwards or stay in a layer: docs/architecture.md."""
@@ -275,7 +286,9 @@ def test_wheel_holds_everything_and_nothing_else(tmp_path):
     assert set(files()) <= names
     assert {f"recsim_env/scenarios/{p.name}" for p in (ROOT / "scenarios").glob("*.yaml")} <= names
     builtin = {f"recsim_env/data/builtin/{n}" for n in ("ratings.parquet", "items.parquet", "LICENSE-movietweetings")}
-    assert builtin | {"recsim_env/py.typed"} <= names
+    model = ("config.json", "model.safetensors", "tokenizer.json", "README.md", "training.json")
+    builtin |= {f"recsim_env/data/builtin/user_lm/{n}" for n in model}
+    assert builtin | {"recsim_env/py.typed", "recsim_env/training/user_lm_teacher.yaml"} <= names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"recsim_env"}
     licences = {name.split("/licenses/")[-1] for name in names if "/licenses/" in name}

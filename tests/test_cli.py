@@ -83,7 +83,9 @@ def test_describe_and_doctor():
     assert "gymnasium" in done.stdout
 
 
-@pytest.mark.parametrize("command", [["run"], ["report"], ["list"], ["data", "describe"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command", [["run"], ["attack"], ["report"], ["watch"], ["list"], ["data", "describe"], ["doctor"]]
+)
 def test_help_shows_an_example(command):
     done = cli(*command, "--help")
     assert done.returncode == 0

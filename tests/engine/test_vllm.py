@@ -95,6 +95,15 @@ def test_a_rare_option_is_never_missing(vllm_engine, over_http, reference):
     assert_same(vllm_engine.choose([wide]), reference.choose([wide]))
 
 
+def test_parts_of_a_batch_change_no_answer(vllm_engine, monkeypatch):
+    expected = vllm_engine.choose(choices())
+    monkeypatch.setattr("recsim_env.engine.vllm.MOST_AT_ONCE", 7)
+    asked = vllm_engine.usage.requests["choose"]
+    assert_same(vllm_engine.choose(choices()), expected)
+    assert vllm_engine.usage.requests["choose"] - asked == 20
+    assert len(vllm_engine.generate(texts(Words.model_json_schema(), count=9, max_tokens=4))) == 9
+
+
 def test_the_prefix_cache_is_used_and_counted(vllm_engine, over_http):
     """The rules are 800 tokens long; vLLM caches whole blocks, on a CPU of 128 tokens."""
     for engine in (vllm_engine, over_http):

@@ -1,0 +1,48 @@
+"""The benchmarks of language-model users run, in a small way; their figures are not looked at here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(name, folder, *arguments):
+    """The table that a quick run writes."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--results", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return (folder / f"{name}.md").read_text()
+
+
+def assert_all_ways(text, engine):
+    assert f"Engine `{engine}`" in text
+    for way in ("JSON per title, one at a time, no shared prefix", "JSON per page, batched", "our users, listwise"):
+        assert f"| {way} |" in text
+    assert "| **our users as they run** (pointwise) |" in text
+    assert "## HTTP client" in text
+
+
+@pytest.mark.slow
+def test_throughput_with_transformers(tmp_path, tiny_model):
+    pytest.importorskip("xgrammar")
+    assert_all_ways(run("llm_throughput", tmp_path, "--engine", "transformers", "--model", tiny_model), "transformers")
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_throughput_with_vllm(tmp_path, tiny_model, needs_vllm):
+    settings = ("--set", "enforce_eager=true", "cpu_cache_gib=1")
+    text = run("llm_throughput", tmp_path, "--model", tiny_model, *settings)
+    assert_all_ways(text, "vllm")
+    assert "Replies that could not be used: none" in text, "the grammar lets nothing else through"
+
+
+@pytest.mark.slow
+def test_memory_in_a_process_of_its_own(tmp_path):
+    text = run("llm_memory", tmp_path)
+    assert "| memory: vectors (float16) |" in text
+    assert "40 users" in text
+    assert "GiB: met" in text
