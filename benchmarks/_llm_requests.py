@@ -13,6 +13,7 @@ Their own prompts are longer and their models write more; the JSON comes by gram
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -67,9 +68,9 @@ class Verdict(Reply):
 
 
 class PageReply(Reply):
-    """A whole page of five titles."""
+    """A whole page."""
 
-    titles: list[Verdict] = Field(min_length=5, max_length=5)
+    titles: list[Verdict]
     next: Next
     mood: int = Field(ge=1, le=5)
     thought: str = Field(max_length=100)
@@ -80,6 +81,7 @@ class Page:
     """One user's page, cut out of recorded requests.
 
     Attributes:
+        number: Number of the page among the user's.
         request: The request about its first title; names user and moment.
         start: The user's prompt up to the page.
         cards: The titles as the user sees them.
@@ -87,6 +89,7 @@ class Page:
         decisions: All decisions that our user made on it.
     """
 
+    number: int
     request: ChoiceRequest
     start: str
     cards: tuple[str, ...]
@@ -127,24 +130,30 @@ class Tap(Engine):
 
 
 def pages_of(kept: Iterable[ChoiceRequest]) -> list[Page]:
-    """The pages behind recorded decisions (asked item by item), in the order of turns, then users."""
-    item, after = (Prompts()[name].template.template for name in ("watch.item", "next.next"))
+    """The pages behind recorded decisions (asked item by item): everybody's first, then everybody's second, ..."""
+    item, last = (Prompts()[name].template.template for name in ("watch.item", "next.next"))
     before, behind = item.split("$item")
-    question = after.split("$page")[1]
-    visits: dict[tuple[int, int], list[ChoiceRequest]] = {}
+    question = last.split("$page")[1]
+    moments: dict[tuple[int, int, int, int], list[ChoiceRequest]] = {}
     for request in kept:
-        if "~" not in request.key.purpose:
-            visits.setdefault((request.key.turn, request.key.user), []).append(request)
-    found = []
-    for _, decisions in sorted(visits.items()):
+        key = request.key
+        if "~" not in key.purpose:
+            moments.setdefault((key.user, key.day, key.session, key.turn), []).append(request)
+    found: list[Page] = []
+    numbers: Counter[int] = Counter()
+    for (user, *_), decisions in sorted(moments.items()):
         watched = [d for d in decisions if d.key.purpose == "watch"]
+        if not watched:  # an empty page: a search that found nothing
+            continue
         texts = [d.messages[-1]["content"] for d in watched]
         cards = tuple(text.rpartition(before)[2].partition(behind)[0] for text in texts)
         start = texts[0].rpartition(before)[0]
         assert all(text.startswith(start) for text in texts)
         done = next(d.messages[-1]["content"] for d in decisions if d.key.purpose == "next")
-        found.append(Page(watched[0], start, cards, done.rpartition(question)[0], tuple(decisions)))
-    return found
+        after = done.rpartition(question)[0]
+        found.append(Page(numbers[user], watched[0], start, cards, after, tuple(decisions)))
+        numbers[user] += 1
+    return sorted(found, key=lambda page: page.number)
 
 
 def _ask(request: ChoiceRequest, content: str, schema: type[Reply], purpose: str) -> TextRequest:
@@ -186,9 +195,11 @@ def per_page(page: Page) -> list[list[TextRequest]]:
         'you feel? Write JSON: {"titles": [{"watch": true or false, "mark": 0 to 10}, ...], "next": "leave", '
         '"next page", "search" or "tell the app", "mood": 1 to 5, "thought": one short sentence}'
     )
-    return [
-        [_ask(page.request, f"{page.start}# The app shows you a page\n{cards}\n{ask}", PageReply, "json page")]
-    ]  # fmt: skip
+    request = _ask(page.request, f"{page.start}# The app shows you a page\n{cards}\n{ask}", PageReply, "json page")
+    schema: Any = dict(request.schema or {})
+    count = {"minItems": len(page.cards), "maxItems": len(page.cards)}
+    schema["properties"] = {**schema["properties"], "titles": {**schema["properties"]["titles"], **count}}
+    return [[replace(request, schema=schema)]]
 
 
 def unshared(request: TextRequest, number: int) -> TextRequest:
@@ -198,7 +209,7 @@ def unshared(request: TextRequest, number: int) -> TextRequest:
 
 
 def n_decisions(request: Any) -> int:
-    """How many decisions a request holds."""
-    if not isinstance(request, TextRequest):
-        return 1
-    return {"json item": 2, "json next": 2, "json page": 12}.get(request.key.purpose.rstrip(" 0123456789"), 1)
+    """How many decisions a request for JSON holds."""
+    if request.key.purpose == "json page":
+        return int(2 * request.schema["properties"]["titles"]["minItems"] + 2)
+    return 2 if request.key.purpose.startswith("json") else 1

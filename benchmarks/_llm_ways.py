@@ -23,7 +23,7 @@ from recsim_env.records import ChoiceRequest, TextRequest
 from recsim_env.scenario import load_scenario
 
 PAGES = 2
-"""Pages of a visit."""
+"""Pages that every user looks at: of one visit, or of two, if it leaves after the first."""
 OURS = "**our users as they run** (pointwise)"
 NO_WORDS = "our users, decisions only, no words"
 Build = Callable[[Page], list[list[TextRequest]]]
@@ -141,9 +141,7 @@ def simulate(
                 obs = simulator.observe(rows)
                 outcome = simulator.react(obs, serve(obs))
                 part += Part(len(rows), 0, int(outcome.trace.fallback.sum()))
-                rows = rows[~outcome.left]
-                if not rows.size:
-                    break
+                simulator.open(rows[outcome.left], obs.day[outcome.left] + 1, 0)  # who leaves comes back the next day
             part.decisions = sum("~" not in request.key.purpose for request in tap.kept)
             return part
 
@@ -171,8 +169,8 @@ def batched(name: str, stand: Stand, pages: Sequence[Page], build: Build) -> Par
 
     def work() -> Part:
         part = Part(len(pages))
-        for turn in range(PAGES):
-            built = [build(page) for page in pages if page.request.key.turn == turn]
+        for number in range(PAGES):
+            built = [build(page) for page in pages if page.number == number]
             for phase in zip(*built, strict=True):
                 requests = [r for some in phase for r in some]
                 bad = sum(reply.error is not None for reply in stand.engine.generate(requests))

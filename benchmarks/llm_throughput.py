@@ -3,7 +3,7 @@
     python benchmarks/llm_throughput.py [--engine vllm|transformers] [--model FOLDER] [--users N] [--set KEY=VALUE ...]
 
 One model, one process. A user-turn is one user's whole page of five titles: watch or skip, what follows for what is
-watched, what next, mood. Our users do what they do in a run (`llm_quickstart`, first and second page of a visit, every
+watched, what next, mood. Our users do what they do in a run (`llm_quickstart`, everybody's first and second page, every
 reply stored); their recorded requests give the prompts of the other ways, see `_llm_requests.py`. Before every timed
 part the prefix cache is emptied. Without ``--model`` the `bench` model of scripts/make_test_model.py is made; its
 weights are random, so it writes as long as a schema lets it, whatever the way. ``--quick`` is for tests; on a machine
@@ -124,7 +124,8 @@ def notes(found: Found, requests: Sequence[ChoiceRequest], engine: Any) -> list[
         "One at a time they are measured on fewer users.",
         f"- Our users write words in {ours.usage.requests['generate'] / ours.turns:.0%} of their turns. How often, and "
         "how many titles they watch, is the model's doing.",
-        f"- Replies that could not be used: {bad or 'none'}.",
+        f"- Replies that could not be used: {', '.join(f'{name}: {n}' for name, n in bad.items()) or 'none'}. Under a "
+        "grammar these are texts with bytes that are no characters, as random weights write them: each counts as one.",
         f"- Tokenising a prompt takes {1e6 * together:.0f} us in one call per batch, as the engines do it, and "
         f"{1e6 * alone:.0f} us in a call of its own: {together * ours.requests / ours.seconds:.1%} of our users' time.",
     ]

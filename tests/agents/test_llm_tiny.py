@@ -86,20 +86,25 @@ ALL = {
 
 
 @pytest.mark.vllm
-def test_every_kind_of_action_happens_on_vllm_and_is_logged(needs_vllm, tiny_model, tmp_path):
-    (tmp_path / "graph.csv").write_text("a,b\n" + "".join(f"{u},{(u + 1) % 10}\n" for u in range(10)))
+def test_every_kind_of_action_happens_on_vllm_and_is_logged(needs_vllm, tmp_path):
+    (tmp_path / "graph.csv").write_text("a,b\n" + "".join(f"{u},{(u + 1) % 16}\n" for u in range(16)))
     few = settings([
-        "days=1", "slate_size=3", "max_turns=4", "users.count=10", "users.watch_bias=-2", "users.graph=graph.csv",
-        "recommenders=item-knn", "engine.max_failure_share=1", "engine.retries=0", "engine.dtype=float32",
-        "engine.enforce_eager=true",
+        "days=2", "slate_size=3", "max_turns=6", "users.count=16", "users.watch_bias=0", "users.graph=graph.csv",
+        "recommenders=item-knn",
     ])  # fmt: skip
-    recsim("run", "llm_quickstart", "--out", "v", "-q", "--engine", "vllm", "--model", tiny_model, *few, cwd=tmp_path)
-    check(tmp_path / "v", 10)
+    engine = (
+        "--engine",
+        "vllm",
+        "--model",
+        "builtin",
+        *settings(["engine.dtype=float32", "engine.enforce_eager=true"]),
+    )
+    recsim("run", "llm_quickstart", "--out", "v", "-q", *engine, *few, cwd=tmp_path)
+    one = check(tmp_path / "v", 16)
     assert actions(tmp_path / "v") >= ALL
-    words = load_run(tmp_path / "v").manifest["engine"]["users"]
-    assert words["asked"]["words"] > words["failed"].get("words", 0)  # a grammar makes even noise fit
+    assert not one.manifest["engine"]["users"]["failed"]
     recsim("run", "llm_quickstart", "--out", "r", "-q", "--engine", "replay", "--replies", "v", *few, cwd=tmp_path)
-    one, other = load_run(tmp_path / "v"), load_run(tmp_path / "r")
+    other = load_run(tmp_path / "r")
     assert one.impressions.equals(other.impressions)
     assert one.turns.equals(other.turns)
     assert one.messages == other.messages
