@@ -26,12 +26,6 @@ def assert_all_ways(text, engine):
 
 
 @pytest.mark.slow
-def test_throughput_with_transformers(tmp_path, tiny_model):
-    pytest.importorskip("xgrammar")
-    assert_all_ways(run("llm_throughput", tmp_path, "--engine", "transformers", "--model", tiny_model), "transformers")
-
-
-@pytest.mark.slow
 @pytest.mark.vllm
 def test_throughput_with_vllm(tmp_path, tiny_model, needs_vllm):
     settings = ("--set", "enforce_eager=true", "cpu_cache_gib=1")
