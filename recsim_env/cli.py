@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from recsim_env.errors import RecsimError, UnknownNameError
-from recsim_env.experiments.hostile import TEMPLATES
 
 app = typer.Typer(
     name="recsim-env",
@@ -119,7 +119,8 @@ def attack(
         int | None, typer.Option("--users", metavar="N", min=1, help="Number of users; the scenario's if left out.")
     ] = None,
     templates: Annotated[
-        str | None, typer.Option("--templates", metavar="A,B", help=f"Some of {', '.join(TEMPLATES)}; default all.")
+        str | None,
+        typer.Option("--templates", metavar="A,B", help="Some of docs/hostile-text.md's; default all."),
     ] = None,
     positions: Annotated[
         str, typer.Option("--positions", metavar="A,B", help="Where on the page the attacked item stands.")
@@ -146,7 +147,8 @@ def attack(
 
     changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
     changes += [] if users is None else [f"users.count={users}"]
-    plan = Plan(tuple(TEMPLATES) if templates is None else _names(templates), _names(positions), _names(fields))
+    plan = Plan(positions=_names(positions), fields=_names(fields))
+    plan = plan if templates is None else replace(plan, templates=_names(templates))
     asked = load_scenario(scenario, changes)
     folder = choose_folder(asked, out_dir)
     try:
@@ -440,18 +442,25 @@ def train_user_lm(
     )
 
 
-class _training_bar:
-    """A progress bar over the steps of a training run, with loss, the last validation, and the time left."""
+class _Bar:
+    """A progress bar with the time left; as a context manager it gives the function that moves it.
 
-    def __init__(self, quiet: bool) -> None:
+    Args:
+        quiet: Show nothing.
+        columns: Formats of the texts behind the bar.
+        label: What stands before it at first.
+        fields: First values of the formats' own fields.
+    """
+
+    def __init__(self, quiet: bool, columns: tuple[str, ...], label: str, **fields: Any) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+        texts = [TextColumn(text) for text in columns]
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-            TextColumn("loss {task.fields[loss]}  {task.fields[fit]}"), TimeElapsedColumn(), TextColumn("left"),
+            TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn(), TextColumn("left"),
             TimeRemainingColumn(), console=err, disable=quiet,
         )  # fmt: skip
-        self._task = self._bar.add_task("Starting", total=None, loss="-", fit="")
+        self._task = self._bar.add_task(label, total=None, **fields)
 
     def __enter__(self) -> Any:
         self._bar.start()
@@ -459,6 +468,17 @@ class _training_bar:
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
+
+    def _update(self, at: Any) -> None:
+        raise NotImplementedError
+
+
+class _training_bar(_Bar):
+    """A progress bar over the steps of a training run, with loss and the last validation."""
+
+    def __init__(self, quiet: bool) -> None:
+        columns = ("{task.completed}/{task.total}", "loss {task.fields[loss]}  {task.fields[fit]}")
+        super().__init__(quiet, columns, "Starting", loss="-", fit="")
 
     def _update(self, at: Any) -> None:
         changes: dict[str, Any] = {"description": at.label, "loss": f"{at.loss:.3f}" if at.loss == at.loss else "-"}
@@ -485,31 +505,12 @@ def doctor() -> None:
     out.print(table)
 
 
-class _progress_bar:
-    """A progress bar over all cells, with user-turns a second and the time left."""
+class _progress_bar(_Bar):
+    """A progress bar over all cells, with user-turns a second and what a language model was asked."""
 
     def __init__(self, quiet: bool) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[rate]} user-turns/s{task.fields[asked]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=err,
-            disable=quiet,
-        )
-        self._task = self._bar.add_task("Preparing data and users", total=None, rate="-", asked="")
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return self._update
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        columns = ("{task.percentage:>3.0f} %", "{task.fields[rate]} user-turns/s{task.fields[asked]}")
+        super().__init__(quiet, columns, "Preparing data and users", rate="-", asked="")
 
     def _update(self, at: Any) -> None:
         rate = f"{at.n_turns / at.seconds:,.0f}" if at.n_turns else "-"
@@ -519,11 +520,11 @@ class _progress_bar:
             completed=at.cell * at.days + at.day,
             description=at.label,
             rate=rate,
-            asked="" if at.engine is None else f" · {_asked(at.engine, at.seconds)} ·",
+            asked="" if at.engine is None else f" · {_asked(at.engine)} ·",
         )
 
 
-def _asked(usage: Any, seconds: float) -> str:
+def _asked(usage: Any) -> str:
     """What the language model did, in a few words."""
     requests = sum(usage.requests.values())
     words = [f"{requests:,} requests", f"{usage.prompt_tokens + usage.generated_tokens:,} tokens"]

@@ -25,6 +25,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +79,35 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 """Arrow schema of each table. Columns named ``trace_*`` are hidden from every policy. docs/run-folder.md explains."""
+
+
+def new_folder(name: str) -> Path:
+    """A folder ``runs/<name>-<time>`` that is not there yet."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    numbered = (Path("runs") / (stem if i == 1 else f"{stem}-{i}") for i in range(1, 1000))
+    return next(path for path in numbered if not path.exists())
+
+
+def measurement_folder(out: str | Path | None, result: str, name: str) -> Path:
+    """The folder of a measurement: the given one if it is empty or holds one of this kind, or a new one.
+
+    Args:
+        out: The folder; None makes one.
+        result: File that tells a measurement of this kind.
+        name: Start of a new folder's name.
+
+    Raises:
+        RunFolderError: If it is a file or holds something else.
+    """
+    if out is None:
+        return new_folder(name)
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path} is a file. Choose a folder with --out.")
+    held = {file.name for file in path.iterdir()} - {".lock"} if path.exists() else set()
+    if held and result not in held:
+        raise RunFolderError(f"{path} is not empty and holds no {result}. Choose another folder with --out.")
+    return path
 
 
 class RunFolder:

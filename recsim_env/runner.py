@@ -25,7 +25,7 @@ from recsim_env.evaluation.offline import offline_metrics
 from recsim_env.interfaces import Recommender
 from recsim_env.records import SEARCH_POLICY, IntArray, NextAction, ObservationBatch, SlateBatch
 from recsim_env.registry import recommenders
-from recsim_env.rundir import SCHEMA_VERSION, CellWriter, RunFolder, write_items, write_users
+from recsim_env.rundir import SCHEMA_VERSION, CellWriter, RunFolder, new_folder, write_items, write_users
 from recsim_env.scenario import RecommenderSection, Scenario, load_scenario
 from recsim_env.simulator import Outcome, Simulator
 
@@ -126,9 +126,7 @@ def _choose_folder(scenario: Scenario, out: str | Path | None, resume: bool) -> 
         if not known:
             raise RunFolderError(f"No run of {scenario.name!r} in {runs}/ to resume. Name its folder with --out.")
         return known[-1].parent
-    stem = f"{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    taken = [runs / stem, *(runs / f"{stem}-{i}" for i in range(2, 1000))]
-    return next(path for path in taken if not path.exists())
+    return new_folder(scenario.name)
 
 
 def _cells(scenario: Scenario) -> list[tuple[RecommenderSection, int]]:

@@ -29,7 +29,7 @@ from recsim_env.experiments.hostile import TEMPLATES, write_into
 from recsim_env.experiments.lift import Reaction, Stage, compare, first_pages, look, seated
 from recsim_env.interfaces import UserModel
 from recsim_env.registry import user_models
-from recsim_env.rundir import RunFolder
+from recsim_env.rundir import RunFolder, measurement_folder
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario, load_scenario, validate_config
 
@@ -135,14 +135,7 @@ def choose_folder(scenario: Scenario, out: str | Path | None) -> Path:
     Raises:
         RunFolderError: If it holds something else.
     """
-    if out is not None:
-        path = Path(out)
-        held = {file.name for file in path.iterdir()} - {".lock"} if path.exists() else set()
-        if held and RESULT not in held:
-            raise RunFolderError(f"{path} is not empty and holds no {RESULT}. Choose another folder with --out.")
-        return path
-    stem = Path("runs") / f"attack-{scenario.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    return next(path for path in (stem, *(Path(f"{stem}-{i}") for i in range(2, 1000))) if not path.exists())
+    return measurement_folder(out, RESULT, f"attack-{scenario.name}")
 
 
 def _check_users(scenario: Scenario) -> str:

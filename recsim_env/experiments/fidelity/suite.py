@@ -20,7 +20,7 @@ from recsim_env.agents.hybrid import HybridUsers
 from recsim_env.build import World
 from recsim_env.draws import Draws
 from recsim_env.engine.replies import ReplyStore
-from recsim_env.errors import RunFolderError, ScenarioError
+from recsim_env.errors import ScenarioError
 from recsim_env.experiments.fidelity.corrections import correct
 from recsim_env.experiments.fidelity.interventions import intervene
 from recsim_env.experiments.fidelity.judges import Judge, ModelJudge, baselines, factors_judge, prior_judge, seat
@@ -30,7 +30,7 @@ from recsim_env.experiments.fidelity.results import summarise, write_results
 from recsim_env.interfaces import UserModel
 from recsim_env.records import IntArray
 from recsim_env.registry import user_models
-from recsim_env.rundir import RunFolder
+from recsim_env.rundir import RunFolder, measurement_folder
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario, load_scenario, validate_config
 
@@ -136,16 +136,7 @@ def choose_folder(out: str | Path | None) -> Path:
     Raises:
         RunFolderError: If it holds something else.
     """
-    if out is None:
-        stem = Path("runs") / f"fidelity-{datetime.now():%Y%m%d-%H%M%S}"
-        return next(path for path in (stem, *(Path(f"{stem}-{i}") for i in range(2, 1000))) if not path.exists())
-    path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file. Choose a folder with --out.")
-    held = {file.name for file in path.iterdir()} - {".lock"} if path.exists() else set()
-    if held and RESULT not in held:
-        raise RunFolderError(f"{path} is not empty and holds no {RESULT}. Choose another folder with --out.")
-    return path
+    return measurement_folder(out, RESULT, "fidelity")
 
 
 def _scenario(data: Mapping[str, Any], model: str, overrides: Sequence[str], all_models: Sequence[str]) -> Scenario:
