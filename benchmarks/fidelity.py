@@ -1,12 +1,12 @@
 """How much users resemble the people of MovieLens-1M: one table on the published protocol.
 
     python benchmarks/fidelity.py --data FOLDER_OF_ML_1M
-    python benchmarks/fidelity.py --data FOLDER_OF_ML_1M --seed 0 --write-training ml-1m-train-0
-    python benchmarks/fidelity.py --data FOLDER_OF_ML_1M --seed 0 --seeds 1 --model USER_LM [--llm-users 100]
+    python benchmarks/fidelity.py --data FOLDER_OF_ML_1M --write-training ml-1m-train
+    python benchmarks/fidelity.py --data FOLDER_OF_ML_1M --model USER_LM [--llm-users 100]
 
 Baselines, behavioural users and the hybrid users' prior always; LLM users and hybrid users when ``--model`` names a
-user language model. It must have been trained on the training part of the very split that it is judged on: the second
-command writes that part as a folder in MovieLens-1M's format. Goals and published figures stand beside, missed goals
+user language model. It must not have seen what it is judged on: the second command writes the ratings that stand in the
+training parts of all the seeds' splits, as a folder in MovieLens-1M's format, so that one model serves all of them. Goals and published figures stand beside, missed goals
 are named. Without ``--data``, the built-in data.
 """
 
@@ -16,15 +16,18 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import _report
+import numpy as np
 
 from recsim_env.data.load import load_dataset
 from recsim_env.draws import Draws
 from recsim_env.experiments.fidelity.protocol import Protocol, split_parts
 from recsim_env.experiments.fidelity.results import markdown
 from recsim_env.experiments.fidelity.suite import Plan, run_fidelity
+from recsim_env.records import Dataset, IntArray, Ratings
 from recsim_env.scenario import Data
 
 
@@ -37,12 +40,12 @@ def main() -> None:
     parser.add_argument("--llm-users", type=int, help="users whom the language model stands for; default all")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first split")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--write-training", type=Path, help="write the first split's training part here, and stop")
+    parser.add_argument("--write-training", type=Path, help="write what all splits train on, and stop")
     parser.add_argument("--n-users", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-fidelity"))
     arguments = parser.parse_args()
     if arguments.write_training:
-        write_training(arguments.data, arguments.seed, arguments.write_training)
+        write_training(arguments.data, range(arguments.seed, arguments.seed + arguments.seeds), arguments.write_training)
         return
     users = ("behavioral", "llm", "hybrid") if arguments.model else ("behavioral",)
     sizes = Protocol(n_users=arguments.n_users)
@@ -60,17 +63,24 @@ def main() -> None:
         shutil.copy(folder / f"{plot}.png", _report.RESULTS / f"{name}-{plot}.png")
 
 
-def write_training(data: Path, seed: int, folder: Path) -> None:
-    """Writes the training part of a split as a folder in MovieLens-1M's format, films and users whole."""
-    train = split_parts(load_dataset(Data(path=data)), Protocol(), Draws(seed)).train
-    r = train.ratings
+def write_training(data: Path, seeds: Iterable[int], folder: Path) -> None:
+    """Writes the ratings that are in the training part of every split, in MovieLens-1M's format, films and users whole."""
+    whole = load_dataset(Data(path=data))
+    r = whole.ratings
+    for seed in seeds:
+        r = r.take(np.isin(_pairs(r, whole), _pairs(split_parts(whole, Protocol(), Draws(seed)).train.ratings, whole)))
+    print(f"{len(r):,} of {len(whole.ratings):,} ratings", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    columns = (train.user_id[r.user_index], train.catalog.item_id[r.item_index], r.rating, r.timestamp)
+    columns = (whole.user_id[r.user_index], whole.catalog.item_id[r.item_index], r.rating, r.timestamp)
     lines = [f"{u}::{i}::{stars:g}::{t}" for u, i, stars, t in zip(*columns, strict=True)]
     (folder / "ratings.dat").write_text("\n".join(lines) + "\n", encoding="latin-1")
     for file in ("movies.dat", "users.dat", "movies_extrainfos.dat"):
         if (data / file).exists():
             shutil.copy(data / file, folder / file)
+
+
+def _pairs(ratings: Ratings, dataset: Dataset) -> IntArray:
+    return np.asarray(ratings.user_index.astype(np.int64) * dataset.n_items + ratings.item_index)
 
 
 def _tell(at: object) -> None:

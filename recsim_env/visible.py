@@ -151,8 +151,14 @@ _KIND_OF_ACTION = np.zeros(len(NextAction), np.int8)
 _KIND_OF_ACTION[NextAction.SEARCH] = MessageKind.SEARCH
 _KIND_OF_ACTION[NextAction.INSTRUCT] = MessageKind.INSTRUCT
 
-_NEGATION = re.compile(r"\b(?:no|not|less|fewer|without|stop|enough|tired of|bored of|instead of)\b", re.IGNORECASE)
-_CLAUSE = re.compile(r"[.;,!?]|\bbut\b", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"\b(?:no|not|never|nothing|less|fewer|without|except|stop|skip|avoid|drop|leave out|enough|instead of|rather than|"
+    r"dislike|hate|(?:tired|bored|sick) of)\b|n['\u2019]t\b",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(
+    r"[.;,!?]|\bbut\b|\band(?= (?:more|try|show|give|bring|rather|want|like|love)\b)", re.IGNORECASE
+)
 
 
 class WishReader:

@@ -29,6 +29,7 @@ LAYERS = (
         "visible",
         "manifest",
         "rebuild",
+        "lm",
     },
     {"agents", "recommenders", "engine", "evaluation", "scenarios"},
     {"simulator", "calendar", "spaces", "slots", "page"},

@@ -194,6 +194,11 @@ def test_history_must_hold_a_page():
         ("Sci Fi", [0, 0, 0]),
         ("", [0, 0, 0]),
         ("DRAMA; without COMEDY", [-1, 1, 0]),
+        ("Please try Drama, and leave out Comedy.", [-1, 1, 0]),
+        ("try Drama and leave out Comedy", [-1, 1, 0]),
+        ("less Comedy and more Drama", [-1, 1, 0]),
+        ("I don't like Comedy", [-1, 0, 0]),
+        ("Drama rather than Comedy", [-1, 1, 0]),
     ],
 )
 def test_wishes(text, wishes):

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from recsim_env.training.backbone import Backbone
+from recsim_env.lm.backbone import Backbone
 from recsim_env.training.config import UserLMConfig
 from recsim_env.training.material import BESIDE, Material
 

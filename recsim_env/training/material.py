@@ -22,7 +22,7 @@ from recsim_env.training.examples import Cases, Example, RealExamples, judged, s
 from recsim_env.training.packing import Tree
 from recsim_env.training.society import taught
 from recsim_env.training.teacher import Table, TeacherEngine, Usual
-from recsim_env.training.tokenizer import SPECIAL_TOKENS, make_tokenizer, phrases, word_pieces
+from recsim_env.lm.tokenizer import SPECIAL_TOKENS, make_tokenizer, phrases, word_pieces
 
 LEFT = 2
 """Ratings that stay in training, at least, of a user from whom some are held out."""
@@ -143,7 +143,7 @@ class Material:
 
     def tokenizers(self) -> tuple[Any, Any]:
         """A tokenizer out of a sample of prompts, and its twin that spells titles."""
-        from recsim_env.training.backbone import MAX_LENGTH
+        from recsim_env.lm.backbone import MAX_LENGTH
 
         c = self.config
         real, stated = self.real(0, 0, c.users), self.stated(0, 0, min(c.taught_users, 60) or 30, c.users)

@@ -26,9 +26,9 @@ import torch
 from recsim_env.draws import Draws
 from recsim_env.engine.base import ChatTokenizer
 from recsim_env.errors import EngineError
-from recsim_env.training.backbone import Backbone, add_lora, device_of, load_model, scratch_model, trainable
+from recsim_env.lm.backbone import Backbone, add_lora, device_of, load_model, scratch_model, trainable
 from recsim_env.training.card import write_result
-from recsim_env.training.checkpoint import Checkpoint
+from recsim_env.lm.checkpoint import Checkpoint
 from recsim_env.training.config import UserLMConfig
 from recsim_env.training.encoding import Encoder
 from recsim_env.training.losses import Dropout, Losses, Packed
@@ -107,11 +107,11 @@ class Trainer:
         if c.scratch:
             pair = m.tokenizers()
             chat, spelled = m.chats(pair, "scratch")
-            model = scratch_model(c.size, pair[0], c.seed).to(device_of(c))
+            model = scratch_model(c.size, pair[0], c.seed).to(device_of(c.device))
             return Backbone(model, chat, spelled, "scratch")
         chat = ChatTokenizer.load(c.backbone, c.revision)
         m.special = chat.special_tokens
-        device = device_of(c)
+        device = device_of(c.device)
         small = device.type == "cuda" and not c.full
         model = load_model(c.backbone, c.revision, torch.bfloat16 if small else torch.float32).to(device)
         adapter = None if c.full else add_lora(model, c.lora_rank, c.seed)

@@ -26,7 +26,7 @@ from recsim_env.training.config import UserLMConfig, user_lm_config
 from recsim_env.training.examples import RealExamples, fold_of
 from recsim_env.training.material import Parts
 from recsim_env.training.measure import answers
-from recsim_env.training.tokenizer import SPECIAL_TOKENS
+from recsim_env.lm.tokenizer import SPECIAL_TOKENS
 from recsim_env.training.user_lm import Trainer
 
 SMALL = {

@@ -14,7 +14,7 @@ from recsim_env.engine.embed import HashedNgrams
 from recsim_env.training.facts import Facts
 from recsim_env.training.society import taught
 from recsim_env.training.teacher import Table, TeacherEngine, Usual
-from recsim_env.training.tokenizer import END, SPECIAL_TOKENS, make_tokenizer, phrases, word_pieces
+from recsim_env.lm.tokenizer import END, SPECIAL_TOKENS, make_tokenizer, phrases, word_pieces
 
 PROMPT = """# You
 You are Anna, female, aged 25-34, cook; ironic.

@@ -12,7 +12,6 @@ from torch import nn
 
 from recsim_env.engine.base import ChatTokenizer, cannot_load
 from recsim_env.errors import MissingDependencyError, UnknownNameError
-from recsim_env.training.config import UserLMConfig
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 160, "num_attention_heads": 2},
@@ -123,7 +122,6 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, weight) for name, weight in sorted(model.named_parameters()) if weight.requires_grad]
 
 
-def device_of(config: UserLMConfig) -> torch.device:
-    """Where to train."""
-    name = config.device
+def device_of(name: str) -> torch.device:
+    """Where to train; ``auto`` takes a GPU where there is one."""
     return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
