@@ -8,9 +8,9 @@ training again are done here.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from recsim_env.draws import Draws, Keys
 from recsim_env.errors import ContractError, RecsimError
 from recsim_env.interfaces import Config, Recommender
+from recsim_env.manifest import hash_of_items
 from recsim_env.recommenders.candidates import allowed_slots, items_of, slots_of
 from recsim_env.recommenders.observed import ObservedClicks
 from recsim_env.recommenders.sampling import SlatePolicy, standardise
@@ -32,6 +33,7 @@ from recsim_env.records import (
     SlateBatch,
     Texts,
 )
+from recsim_env.scenario import validate_config
 
 BLOCK = 256
 """Users who are scored at once: keeps the (block, I) matrices small."""
@@ -78,13 +80,16 @@ class ScoringRecommender(Recommender):
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
-        self._policy = SlatePolicy(self.config.temperature, self.config.epsilon)
         self._observed = ObservedClicks()
         self._training: Dataset | None = None
         self.n_items = 0
         self.categories: tuple[str, ...] = ()
         self._item_categories = np.zeros((0, 0), np.float32)
         self._log_popularity = np.zeros(0, np.float32)
+
+    @property
+    def _policy(self) -> SlatePolicy:
+        return SlatePolicy(self.config.temperature, self.config.epsilon)
 
     @property
     def deterministic(self) -> bool:
@@ -113,6 +118,7 @@ class ScoringRecommender(Recommender):
         self._item_categories = dataset.catalog.item_categories.astype(np.float32)
         self._log_popularity = np.log1p(dataset.catalog.popularity).astype(np.float32)
         self._training, self._observed, self.version = dataset, ObservedClicks(), "0"
+        self.catalog_hash = hash_of_items(dataset.catalog)
         self.learn(dataset, draws)
 
     def observe(self, obs: ObservationBatch, slate: SlateBatch, feedback: Feedback) -> None:
@@ -168,17 +174,18 @@ class ScoringRecommender(Recommender):
         """Writes configuration and learned arrays; not the training data."""
         meta = {
             "config": self.config.model_dump(mode="json"), "version": self.version,
-            "n_items": self.n_items, "categories": list(self.categories),
+            "n_items": self.n_items, "categories": list(self.categories), "catalog": self.catalog_hash,
         }  # fmt: skip
         arrays = {f"learned.{name}": array for name, array in self.arrays().items()}
         arrays |= {"item_categories": self._item_categories, "log_popularity": self._log_popularity}
         write_state(folder, type(self).__name__, meta, arrays)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Reads what :meth:`save` wrote."""
+    def load(cls, folder: Path, changes: Mapping[str, Any] | None = None) -> Self:
+        """Reads what :meth:`save` wrote; ``changes`` replace saved settings."""
         meta, arrays = read_state(folder, cls.__name__)
-        made = cls(cls.config_class.model_validate(meta["config"]))
+        made = cls(validate_config(cls.config_class, {**meta["config"], **(changes or {})}, str(folder)))
+        made.catalog_hash = meta["catalog"]
         made.version, made.n_items, made.categories = meta["version"], meta["n_items"], tuple(meta["categories"])
         made._item_categories, made._log_popularity = arrays.pop("item_categories"), arrays.pop("log_popularity")
         made.set_arrays({name.removeprefix("learned."): array for name, array in arrays.items()})

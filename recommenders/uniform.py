@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -85,10 +86,10 @@ class Uniform(Recommender):
         write_state(folder, type(self).__name__, meta, {})
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, changes: Mapping[str, Any] | None = None) -> Self:
         """Reads what :meth:`save` wrote."""
         meta, _ = read_state(folder, cls.__name__)
-        made = cls(cls.config_class.model_validate(meta["config"]))
+        made = cls(cls.config_class.model_validate({**meta["config"], **(changes or {})}))
         made.version, made.n_items = meta["version"], meta["n_items"]
         return made
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from recsim_env.engine.base import EngineUsage
 from recsim_env.engine.replies import RecordingEngine, ReplyStore
 from recsim_env.errors import ScenarioError
 from recsim_env.interfaces import Embedder, Engine, Recommender, UserModel
+from recsim_env.manifest import content_hash, hash_of_items
 from recsim_env.records import Dataset, Users
 from recsim_env.registry import embedders, engines, recommenders, rewards, user_models
 from recsim_env.rewards import Reward
@@ -58,6 +60,11 @@ class World:
             self._embedder_class_and_config()
         for section in scenario.recommenders:
             self._new_recommender(section)
+            if section.path is not None and scenario.retrain_every:
+                raise ScenarioError(
+                    f"recommenders.{section.title}: a saved recommender (path) carries no training data and cannot be "
+                    "trained again. Set retrain_every: 0, or leave path out."
+                )
         if scenario.candidates is not None:
             self._new_recommender(self._retriever_section())
         for name in scenario.reward:
@@ -166,8 +173,11 @@ class World:
         return digest.hexdigest()[:16]
 
     def inputs_fingerprint(self) -> str:
-        """Hash of the files that the users are made from, so that a resumed run can tell that they changed."""
-        inputs = self._user_class.inputs(self._user_config)
+        """Hash of the files that users and recommenders are made from: a resumed run can tell that they changed."""
+        inputs = dict(self._user_class.inputs(self._user_config))
+        for section in self.scenario.recommenders:
+            if section.path is not None:
+                inputs[section.title] = content_hash(section.path, f"recommenders.{section.title}.path")
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
     def users(self, seed: int, count: int | None = None) -> Users:
@@ -217,10 +227,27 @@ class World:
         return RecommenderSection(name=name, config={"temperature": 0.0} if "temperature" in fields else {})
 
     def recommender(self, section: RecommenderSection) -> Recommender:
-        """A recommender, fitted on the training part."""
+        """A recommender: fitted on the training part, or read from its folder.
+
+        Raises:
+            ScenarioError: If a saved one was trained on other items.
+        """
+        if section.path is not None:
+            return self._saved_recommender(section, section.path)
         recommender = self._new_recommender(section)
         recommender.fit(self.split.train, self.draws)
         return recommender
+
+    def _saved_recommender(self, section: RecommenderSection, path: Path) -> Recommender:
+        kind: Any = recommenders.get(section.name, "recommender.name")
+        saved: Recommender = kind.load(path, section.config)
+        if saved.catalog_hash not in ("", hash_of_items(self.dataset.catalog)):
+            raise ScenarioError(
+                f"recommenders.{section.title}: the recommender in {path} was trained on other items than those of "
+                f"{self.dataset.name}. Train it with the scenario's data: recsim-env train recommender {section.name} "
+                "--data ..., with the same data.min_ratings."
+            )
+        return saved
 
     @staticmethod
     def _new_recommender(section: RecommenderSection) -> Recommender:

@@ -16,6 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from recsim_env.cli_evaluate import evaluate
+from recsim_env.cli_parts import Bar, Overrides, Quiet, data_source, err, out
+from recsim_env.cli_train import train_app
 from recsim_env.errors import RecsimError, UnknownNameError
 
 app = typer.Typer(
@@ -27,13 +30,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-train_app = typer.Typer(help="Train user models.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
-out, err = Console(), Console(stderr=True)
-
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the scenario; repeatable.")
-]
+app.command()(evaluate)
 EngineName = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="Language-model engine, with its own defaults.")
 ]
@@ -42,7 +40,6 @@ Urls = Annotated[list[str] | None, typer.Option("--url", help="Address of an end
 Replies = Annotated[
     Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 @app.command()
@@ -217,17 +214,13 @@ def fidelity(
     """
     from recsim_env.experiments.fidelity.protocol import Protocol
     from recsim_env.experiments.fidelity.suite import Plan, choose_folder, run_fidelity
-    from recsim_env.registry import datasets
 
-    known = data in datasets.names()
-    if not known and not Path(data).exists():
-        raise UnknownNameError("dataset", data, datasets.names(), "--data", "Or give the path of a folder or file.")
     plan = Plan(_names(users), seeds, first_seed, Protocol(n_users=n_users), n_llm_users, interventions)
     folder = choose_folder(out_dir)
     changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
     try:
         with _progress_bar(quiet) as on_progress:
-            run_fidelity({"name": data} if known else {"path": data}, folder, plan, changes, on_progress)
+            run_fidelity(data_source(data), folder, plan, changes, on_progress)
     except KeyboardInterrupt:
         err.print(f"Stopped. Go on with the same command and --out {folder}.", soft_wrap=True)
         raise typer.Exit(130) from None
@@ -392,105 +385,6 @@ def describe(
     out.print(render(describe_dataset(load_dataset(scenario.data))), markup=False, highlight=False, soft_wrap=True)
 
 
-@train_app.command("user-lm")
-def train_user_lm(
-    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the model.")],
-    data: Annotated[str, typer.Option("--data", help="Name of a built-in data set, or a path.")] = "movietweetings",
-    backbone: Annotated[
-        str, typer.Option("--backbone", help="'scratch', or folder or hub name of a causal language model.")
-    ] = "scratch",
-    size: Annotated[str | None, typer.Option("--size", help="scratch: tiny, small, medium or large.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Train all weights of a given model, not LoRA.")] = False,
-    lora_rank: Annotated[int | None, typer.Option("--lora-rank", help="Rank of LoRA.")] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the ratings.")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Time for training.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps; repeats a run that had --minutes.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Highest learning rate.")] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    overrides: Overrides = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
-) -> None:
-    """Trains a language model to answer as the users of a data set do; the result is a Hugging Face folder.
-
-    Examples: `recsim-env train user-lm --out my-users` ·
-    `recsim-env train user-lm --data ml-1m --out ml-users --minutes 60 --set users.averages=true` ·
-    `recsim-env train user-lm --backbone Qwen/Qwen3-0.6B --out qwen-users` ·
-    `recsim-env run llm_quickstart --model my-users`
-    """
-    from recsim_env.registry import datasets
-    from recsim_env.training.config import user_lm_config
-
-    known = data in datasets.names()
-    if not known and not Path(data).exists():
-        raise UnknownNameError("dataset", data, datasets.names(), remedy="Or give the path of a folder or file.")
-    options = {
-        "backbone": backbone, "size": size, "full": full or None, "lora_rank": lora_rank, "epochs": epochs,
-        "minutes": minutes, "steps": steps, "learning_rate": learning_rate, "seed": seed,
-    }  # fmt: skip
-    config = user_lm_config({"name": data} if known else {"path": data}, options, overrides or [])
-    from recsim_env.training.user_lm import Trainer
-
-    with _training_bar(quiet) as on_progress:
-        told = Trainer(config, out_dir, resume, on_progress).train()
-    test, base = told["figures"]["test"], told["figures"]["baselines"]["user and item biases"]
-    out.print(f"Model: {out_dir}", soft_wrap=True)
-    out.print(
-        f"Test part: RMSE {test['rmse']:.3f} (user and item biases {base['rmse']:.3f}), AUC watch "
-        f"{test['auc_watch']:.3f} (popularity {base['auc_watch']:.3f}). See {out_dir / 'README.md'}.",
-        soft_wrap=True,
-    )
-
-
-class _Bar:
-    """A progress bar with the time left; as a context manager it gives the function that moves it.
-
-    Args:
-        quiet: Show nothing.
-        columns: Formats of the texts behind the bar.
-        label: What stands before it at first.
-        fields: First values of the formats' own fields.
-    """
-
-    def __init__(self, quiet: bool, columns: tuple[str, ...], label: str, **fields: Any) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        texts = [TextColumn(text) for text in columns]
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), console=err, disable=quiet,
-        )  # fmt: skip
-        self._task = self._bar.add_task(label, total=None, **fields)
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return self._update
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def _update(self, at: Any) -> None:
-        raise NotImplementedError
-
-
-class _training_bar(_Bar):
-    """A progress bar over the steps of a training run, with loss and the last validation."""
-
-    def __init__(self, quiet: bool) -> None:
-        columns = ("{task.completed}/{task.total}", "loss {task.fields[loss]}  {task.fields[fit]}")
-        super().__init__(quiet, columns, "Starting", loss="-", fit="")
-
-    def _update(self, at: Any) -> None:
-        changes: dict[str, Any] = {"description": at.label, "loss": f"{at.loss:.3f}" if at.loss == at.loss else "-"}
-        if at.total:
-            changes |= {"total": at.total, "completed": at.step}
-        if at.fit is not None:
-            changes["fit"] = f"RMSE {at.fit.rmse:.3f}, AUC watch {at.fit.auc_watch:.3f}"
-            if not err.is_terminal:
-                err.print(f"step {at.step}/{at.total}: {changes['fit']}, loss {at.loss:.3f}", soft_wrap=True)
-        self._bar.update(self._task, **changes)
-
-
 @app.command()
 def doctor() -> None:
     """Shows what is installed, what is missing and how to get it.
@@ -505,7 +399,7 @@ def doctor() -> None:
     out.print(table)
 
 
-class _progress_bar(_Bar):
+class _progress_bar(Bar):
     """A progress bar over all cells, with user-turns a second and what a language model was asked."""
 
     def __init__(self, quiet: bool) -> None:

@@ -52,6 +52,9 @@ class Recommender(ABC):
     version: str = "0"
     """Changes whenever the policy is trained again; logged with every turn."""
 
+    catalog_hash: str = ""
+    """Hash of the item ids that it was fitted on; "" where it does not keep one. A saved one serves no other items."""
+
     def __init__(self, config: Config | None = None) -> None:
         self.config = config if config is not None else self.config_class()
 
@@ -99,8 +102,13 @@ class Recommender(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path) -> Recommender:
-        """Reads what :meth:`save` wrote."""
+    def load(cls, folder: Path, changes: Mapping[str, Any] | None = None) -> Recommender:
+        """Reads what :meth:`save` wrote.
+
+        Args:
+            folder: The folder.
+            changes: Settings that replace the saved ones; those of serving, such as a temperature.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recsim_env.errors import ScenarioError
+from recsim_env.records import Catalog
 
 PACKAGES = (
     "recsim-env", "numpy", "scipy", "pandas", "pyarrow", "gymnasium", "mesa", "torch", "transformers", "vllm",
@@ -80,6 +81,11 @@ def content_hash(path: Path, setting: str) -> str:
     except OSError as error:
         raise ScenarioError(f"{setting}: cannot read {path}: {error.strerror or error}.") from None
     return digest.hexdigest()[:16]
+
+
+def hash_of_items(catalog: Catalog) -> str:
+    """Hash of a catalogue's item ids in their order."""
+    return hashlib.sha256("\n".join(catalog.item_id.tolist()).encode()).hexdigest()[:16]
 
 
 def added_up(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -105,6 +105,8 @@ class RecommenderSection(OpenSection):
     """The recommender; 'recsim-env list recommenders' shows all."""
     label: str | None = None
     """How it is called in tables and plots; the name when null."""
+    path: Path | None = None
+    """Folder of a trained one ('recsim-env train recommender'); when null it is fitted as the run begins."""
 
     @model_validator(mode="before")
     @classmethod

@@ -48,7 +48,7 @@ LAYERS = (
         "testing",
         "doctor",
     },
-    {"cli"},
+    {"cli", "cli_train", "cli_evaluate", "cli_parts"},
 )
 """Imports point downwards or stay in a layer: docs/architecture.md."""
 

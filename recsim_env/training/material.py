@@ -15,14 +15,14 @@ from recsim_env.draws import Draws
 from recsim_env.engine.base import ChatTokenizer
 from recsim_env.engine.embed import HashedNgrams
 from recsim_env.errors import DataError
+from recsim_env.lm.tokenizer import SPECIAL_TOKENS, make_tokenizer, phrases, word_pieces
 from recsim_env.records import BoolArray, Dataset, Ratings
 from recsim_env.training.config import UserLMConfig
 from recsim_env.training.encoding import Encoder
 from recsim_env.training.examples import Cases, Example, RealExamples, judged, seat
-from recsim_env.training.packing import Tree
+from recsim_env.training.packing import Tree, pieces
 from recsim_env.training.society import taught
 from recsim_env.training.teacher import Table, TeacherEngine, Usual
-from recsim_env.lm.tokenizer import SPECIAL_TOKENS, make_tokenizer, phrases, word_pieces
 
 LEFT = 2
 """Ratings that stay in training, at least, of a user from whom some are held out."""
@@ -162,7 +162,11 @@ class Material:
         return plain, spelled
 
     def trees(self, examples: list[Example], encoder: Encoder, spelled: Encoder | None, luck: Draws) -> list[Tree]:
-        """Trees in random order; a share of them with titles spelled."""
+        """Trees in random order, a share of them with titles spelled.
+
+        A tree that fills more than a row comes in parts, its branches mixed before: neighbouring steps would otherwise
+        see one user with a long history, first all the films that it watched and then all others.
+        """
         plain, other = examples, list[Example]()
         if spelled is not None and self.config.title_dropout:
             groups = list(dict.fromkeys(e.group for e in examples))
@@ -171,7 +175,12 @@ class Material:
             plain = [e for e in examples if e.group not in chosen]
             other = [e for e in examples if e.group in chosen]
         found = encoder.trees(plain) + (spelled.trees(other) if spelled is not None and other else [])
-        return [found[i] for i in luck.permutation("trees", len(found))]
+        mixed = [
+            Tree(tree.stem, tuple(tree.branches[b] for b in luck.permutation(f"branches {t}", len(tree.branches))))
+            for t, tree in enumerate(found)
+        ]
+        parts = [part for tree in mixed for part in pieces(tree, self.config.row_tokens)]
+        return [parts[i] for i in luck.permutation("trees", len(parts))]
 
     def held_out(self, encoder: Encoder, test: bool, users: int = MEASURED_USERS) -> tuple[list[Tree], Cases]:
         """Trees and pairs of the validation or test part, of at most so many users."""

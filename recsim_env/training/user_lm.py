@@ -27,8 +27,8 @@ from recsim_env.draws import Draws
 from recsim_env.engine.base import ChatTokenizer
 from recsim_env.errors import EngineError
 from recsim_env.lm.backbone import Backbone, add_lora, device_of, load_model, scratch_model, trainable
-from recsim_env.training.card import write_result
 from recsim_env.lm.checkpoint import Checkpoint
+from recsim_env.training.card import write_result
 from recsim_env.training.config import UserLMConfig
 from recsim_env.training.encoding import Encoder
 from recsim_env.training.losses import Dropout, Losses, Packed

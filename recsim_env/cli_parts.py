@@ -1,0 +1,65 @@
+"""What all parts of the command line share: consoles, options, progress bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from recsim_env.errors import UnknownNameError
+
+out, err = Console(), Console(stderr=True)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the scenario; repeatable.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+DataName = Annotated[str, typer.Option("--data", metavar="NAME_OR_PATH", help="A built-in data set, or a path.")]
+
+
+def data_source(name: str) -> dict[str, Any]:
+    """The ``data`` section of a scenario for a built-in data set or a path.
+
+    Raises:
+        UnknownNameError: If it is neither.
+    """
+    from recsim_env.registry import datasets
+
+    if name in datasets.names():
+        return {"name": name}
+    if not Path(name).exists():
+        raise UnknownNameError("dataset", name, datasets.names(), "--data", "Or give the path of a folder or file.")
+    return {"path": name}
+
+
+class Bar:
+    """A progress bar with the time left; as a context manager it gives the function that moves it.
+
+    Args:
+        quiet: Show nothing.
+        columns: Formats of the texts behind the bar.
+        label: What stands before it at first.
+        fields: First values of the formats' own fields.
+    """
+
+    def __init__(self, quiet: bool, columns: tuple[str, ...], label: str, **fields: Any) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        texts = [TextColumn(text) for text in columns]
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), console=err, disable=quiet,
+        )  # fmt: skip
+        self._task = self._bar.add_task(label, total=None, **fields)
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        return self._update
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def _update(self, at: Any) -> None:
+        raise NotImplementedError

@@ -1,0 +1,101 @@
+"""Trains a recommender on the training part of a data set and keeps it: ``recsim-env train recommender``.
+
+The folder holds the recommender (``recommender.json``, ``arrays.npz``; scenarios take it as ``path``),
+``training.json`` (settings, figures, versions) and, for those that learn by epochs, ``log.parquet`` and ``curve.png``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recsim_env.data.load import load_dataset
+from recsim_env.data.splits import split_dataset
+from recsim_env.draws import Draws
+from recsim_env.evaluation.protocols import last_out
+from recsim_env.interfaces import Recommender
+from recsim_env.lm.checkpoint import Checkpoint
+from recsim_env.registry import recommenders
+from recsim_env.scenario import Scenario, validate_config
+
+
+def train_recommender(
+    scenario: Scenario, out: Path, resume: bool = False, on_progress: Callable[[Any], None] | None = None
+) -> dict[str, Any]:
+    """Trains the scenario's only recommender on its data and writes the folder.
+
+    Args:
+        scenario: Names data, split, seed and one recommender.
+        out: Folder of the result.
+        resume: Goes on from the folder's checkpoint.
+        on_progress: Called after every epoch of those that learn by epochs.
+
+    Returns:
+        What ``training.json`` holds.
+
+    Raises:
+        RunFolderError: If the folder is not empty, or there is nothing to resume.
+    """
+    section = scenario.recommenders[0]
+    kind: Any = recommenders.get(section.name, "recommender")
+    recommender: Recommender = kind(validate_config(kind.config_class, section.config, section.name))
+    fitting: Any = getattr(recommender, "fitting", None)
+    checkpoint = Checkpoint(out)
+    checkpoint.claim(resume and fitting is not None)
+    if fitting is not None:
+        fitting.folder, fitting.resume = out, resume
+        fitting.tell = on_progress or fitting.tell
+    draws = Draws(scenario.seed)
+    split = split_dataset(load_dataset(scenario.data), scenario.data, draws)
+    begun = time.perf_counter()
+    recommender.fit(split.train, draws)
+    seconds = time.perf_counter() - begun
+    out.mkdir(parents=True, exist_ok=True)
+    recommender.save(out)
+    log: list[dict[str, float]] = getattr(recommender, "log", [])
+    if log:
+        frame = pd.DataFrame(log)
+        frame.to_parquet(out / "log.parquet")
+        _plot(frame, str(getattr(recommender, "measure", "validation")), out / "curve.png")
+    told = {
+        "recommender": section.name,
+        "settings": recommender.config.model_dump(mode="json"),
+        "data": scenario.data.model_dump(mode="json"),
+        "seed": scenario.seed,
+        "ratings": {"training": len(split.train.ratings), "test": len(split.test)},
+        "figures": {name: float(np.round(value, 6)) for name, value in last_out(recommender, split).means().items()},
+        "epochs": len(log),
+        "seconds": round(log[-1]["seconds"] if log else seconds, 1),
+        "versions": {name: version(name) for name in ("numpy", "torch")},
+        "machine": platform.machine(),
+    }
+    (out / "training.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return told
+
+
+def _plot(log: pd.DataFrame, measure: str, path: Path) -> None:
+    """Loss and validation by epoch as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, figures = figure.subplots(1, 2)
+    losses.plot(log["epoch"], log["loss"], color="#0072b2")
+    losses.set_title("training loss")
+    figures.plot(log["epoch"], log["validation"], color="#d55e00")
+    best = int(log["validation"].idxmax())
+    figures.plot(log["epoch"][best], log["validation"][best], "o", color="#d55e00", label="kept")
+    figures.set_title(f"validation {measure}")
+    figures.legend()
+    for axes in (losses, figures):
+        axes.set_xlabel("epoch")
+    figure.savefig(path, dpi=110)
