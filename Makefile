@@ -4,8 +4,14 @@ BIN := .venv/bin
 
 .PHONY: demo test slow lint types format vllm-cpu user-lm clean
 
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+# Six recommenders on behavioural users, two on a society of language-model users, both in one report.
 demo: .venv/core
-	$(BIN)/recsim-env run quickstart
+	$(BIN)/recsim-env run quickstart --no-report --out $(DEMO)/behavioural
+	$(BIN)/recsim-env run llm_quickstart --no-report --out $(DEMO)/society \
+		--set users.count=40 --set 'recommenders=[popularity, item-knn]'
+	$(BIN)/recsim-env report $(DEMO)/behavioural $(DEMO)/society --out $(DEMO)/report.html
 
 test: .venv/dev .venv/vllm-cpu
 	$(BIN)/python -m pytest -m "not slow and not gpu"

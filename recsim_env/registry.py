@@ -91,6 +91,7 @@ recommenders: Registry[Any] = Registry(
         "ease": f"{_HERE}.ease:EASE",
         "als": f"{_HERE}.als:ALS",
         "cooccurrence": f"{_HERE}.cooccurrence:Cooccurrence",
+        "text-similarity": f"{_HERE}.text_similarity:TextSimilarity",
         "sasrec": f"{_HERE}.sasrec:SASRec",
     },
     base="recsim_env.interfaces:Recommender",

@@ -13,6 +13,7 @@ from recsim_env.recommenders.ease import EASE, EASEConfig
 from recsim_env.recommenders.history import history_matrix
 from recsim_env.recommenders.item_knn import ItemKNN, ItemKNNConfig
 from recsim_env.recommenders.popularity import Popularity, PopularityConfig
+from recsim_env.recommenders.text_similarity import TextSimilarity, TextSimilarityConfig
 from recsim_env.records import Ratings
 from recsim_env.testing import observations, tiny_dataset
 
@@ -163,3 +164,15 @@ def test_repeated_ratings_count_once():
     twice = replace(data, ratings=data.ratings.take(np.array([0, 0, 1, 2, 3, 3])))
     for kind in (ItemKNN, EASE):
         np.testing.assert_array_equal(scores_of(kind(), data, [0]), scores_of(kind(), twice, [0]))
+
+
+def test_similar_texts_are_found_without_any_rating():
+    data = tiny_dataset(20, 6)
+    titles = ["Space War", "Space War Returns", "Love in Paris", "Paris Love Letters", "Space Peace", "Cooking"]
+    catalog = replace(data.catalog, title=np.array(titles, object), item_categories=np.zeros((6, 2), bool))
+    empty = replace(data, catalog=catalog).with_ratings(data.ratings.take(np.zeros(0, np.int64)))
+    made = TextSimilarity(TextSimilarityConfig(half_life=None))
+    made.fit(empty, Draws(0))
+    scores = scores_of(made, empty, [0])
+    assert np.argsort(-scores)[:3].tolist() == [0, 1, 4]
+    assert np.argsort(-scores_of(made, empty, [2]))[:2].tolist() == [2, 3]
