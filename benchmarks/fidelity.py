@@ -6,8 +6,8 @@
 
 Baselines, behavioural users and the hybrid users' prior always; LLM users and hybrid users when ``--model`` names a
 user language model. It must not have seen what it is judged on: the second command writes the ratings that stand in the
-training parts of all the seeds' splits, as a folder in MovieLens-1M's format, so that one model serves all of them. Goals and published figures stand beside, missed goals
-are named. Without ``--data``, the built-in data.
+training parts of all the seeds' splits, as a folder in MovieLens-1M's format, so that one model serves all of them.
+Goals and published figures stand beside, missed goals are named. Without ``--data``, the built-in data.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-fidelity"))
     arguments = parser.parse_args()
     if arguments.write_training:
-        write_training(arguments.data, range(arguments.seed, arguments.seed + arguments.seeds), arguments.write_training)
+        seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+        write_training(arguments.data, seeds, arguments.write_training)
         return
     users = ("behavioral", "llm", "hybrid") if arguments.model else ("behavioral",)
     sizes = Protocol(n_users=arguments.n_users)
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def write_training(data: Path, seeds: Iterable[int], folder: Path) -> None:
-    """Writes the ratings that are in the training part of every split, in MovieLens-1M's format, films and users whole."""
+    """Writes the ratings that every split trains on, in MovieLens-1M's format, films and users whole."""
     whole = load_dataset(Data(path=data))
     r = whole.ratings
     for seed in seeds:

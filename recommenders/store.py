@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsim_env.errors import RecsimError
+from recsim_env.records import Catalog, RatingScale
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -57,3 +58,31 @@ def sparse_from(arrays: Mapping[str, NDArray[Any]]) -> sparse.csr_array:
     """The square matrix that :func:`sparse_arrays` took apart."""
     n = len(arrays["indptr"]) - 1
     return sparse.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(n, n))
+
+
+def write_catalog(path: Path, catalog: Catalog) -> None:
+    """Writes a catalogue as arrays without objects."""
+    scale = catalog.scale
+    np.savez(
+        path, item_id=catalog.item_id.astype(str), title=catalog.title.astype(str), text=catalog.text.astype(str),
+        categories=np.array(catalog.categories, str), item_categories=catalog.item_categories, year=catalog.year,
+        popularity=catalog.popularity, scale=np.array([scale.low, scale.high, scale.step]),
+    )  # fmt: skip
+
+
+def read_catalog(path: Path) -> Catalog:
+    """Reads what :func:`write_catalog` wrote.
+
+    Raises:
+        RecsimError: If the file cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            a = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise RecsimError(f"{path} holds no catalogue ({error}). Give a folder that save() wrote.") from None
+    words = {name: a[name].astype(object) for name in ("item_id", "title", "text")}
+    return Catalog(
+        **words, categories=tuple(a["categories"].tolist()), item_categories=a["item_categories"], year=a["year"],
+        popularity=a["popularity"], scale=RatingScale(*map(float, a["scale"])),
+    )  # fmt: skip

@@ -42,10 +42,14 @@ class TextSimilarity(ScoringRecommender):
 
     def learn(self, dataset: Dataset, draws: Draws) -> None:
         """Embeds the catalogue."""
+        self.learn_texts(dataset.catalog)
+
+    def learn_texts(self, catalog: Catalog) -> None:
+        """Embeds the items' texts."""
         kind: Any = embedders.get(self.config.embedder, "embedder")
         config = validate_config(kind.config_class, self.config.embedder_settings, "embedder_settings")
         embedder: Embedder = kind(config)
-        vectors = embedder.embed(item_texts(dataset.catalog)).astype(np.float32)
+        vectors = embedder.embed(item_texts(catalog)).astype(np.float32)
         vectors = vectors - vectors.mean(axis=0)
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         self._vectors = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-9)
@@ -54,6 +58,10 @@ class TextSimilarity(ScoringRecommender):
         """Sums of cosines over the history, float32 (N, I)."""
         profile = history_matrix(obs, self.n_items, self.config.half_life) @ self._vectors
         return np.asarray((profile[:, None, :] @ self._vectors.T)[:, 0], np.float32)  # one product per user: row-wise
+
+    def similarity(self, item: int) -> FloatArray:
+        """Cosine of all items with one, float32 (I,)."""
+        return np.asarray(self._vectors @ self._vectors[item], np.float32)
 
     def arrays(self) -> Arrays:
         """The item vectors."""

@@ -89,7 +89,7 @@ class World:
     def user_model(self) -> UserModel:
         """The user model, fitted on all ratings; shared by the simulators, one at a time."""
         model: UserModel = self._user_class(self._user_config)
-        if self.needs_engine:
+        if self._user_class.needs_engine:
             section = self.scenario.engine
             model.attach(self.engine, self.embedder, section.retries, section.max_failure_share)
         model.fit(self.dataset, self.draws)
@@ -98,7 +98,8 @@ class World:
     @property
     def needs_engine(self) -> bool:
         """Whether anything in the scenario thinks with a language model."""
-        return bool(self._user_class.needs_engine)
+        kinds = [recommenders.get(section.name) for section in self.scenario.recommenders]
+        return bool(self._user_class.needs_engine) or any(kind.needs_engine for kind in kinds)
 
     @cached_property
     def engine(self) -> Engine:
@@ -233,9 +234,13 @@ class World:
             ScenarioError: If a saved one was trained on other items.
         """
         if section.path is not None:
-            return self._saved_recommender(section, section.path)
-        recommender = self._new_recommender(section)
-        recommender.fit(self.split.train, self.draws)
+            recommender = self._saved_recommender(section, section.path)
+        else:
+            recommender = self._new_recommender(section)
+            recommender.fit(self.split.train, self.draws)
+        if recommender.needs_engine:
+            engine = self.scenario.engine
+            recommender.attach(self.engine, self.embedder, engine.retries, engine.max_failure_share)
         return recommender
 
     def _saved_recommender(self, section: RecommenderSection, path: Path) -> Recommender:

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recsim_env.cli_evaluate import evaluate
-from recsim_env.cli_parts import Bar, Overrides, Quiet, data_source, err, out
+from recsim_env.cli_evaluate import agreement, evaluate
+from recsim_env.cli_parts import EngineName, Model, Overrides, Quiet, TurnsBar, data_source, err, out
 from recsim_env.cli_train import train_app
 from recsim_env.errors import RecsimError, UnknownNameError
 
@@ -32,10 +32,7 @@ data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.command()(evaluate)
-EngineName = Annotated[
-    str | None, typer.Option("--engine", metavar="NAME", help="Language-model engine, with its own defaults.")
-]
-Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Model of the engine.")]
+app.command()(agreement)
 Urls = Annotated[list[str] | None, typer.Option("--url", help="Address of an endpoint; repeatable.")]
 Replies = Annotated[
     Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
@@ -71,7 +68,7 @@ def run(
 
     changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
     changes += [] if seed is None else [f"seed={seed}"]
-    with _progress_bar(quiet) as on_progress:
+    with TurnsBar(quiet) as on_progress:
         folder = run_scenario(scenario, out_dir, changes, resume, on_progress)
     out.print(f"Run folder: {folder}", soft_wrap=True)
     if report:
@@ -149,7 +146,7 @@ def attack(
     asked = load_scenario(scenario, changes)
     folder = choose_folder(asked, out_dir)
     try:
-        with _progress_bar(quiet) as on_progress:
+        with TurnsBar(quiet) as on_progress:
             run_attack(asked, folder, (), plan, on_progress)
     except KeyboardInterrupt:
         err.print(f"Stopped. Go on with the same command and --out {folder}.", soft_wrap=True)
@@ -219,7 +216,7 @@ def fidelity(
     folder = choose_folder(out_dir)
     changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
     try:
-        with _progress_bar(quiet) as on_progress:
+        with TurnsBar(quiet) as on_progress:
             run_fidelity(data_source(data), folder, plan, changes, on_progress)
     except KeyboardInterrupt:
         err.print(f"Stopped. Go on with the same command and --out {folder}.", soft_wrap=True)
@@ -244,6 +241,62 @@ def _print_fidelity(folder: Path) -> None:
     for line in goal_lines(record):
         out.print(escape(line), soft_wrap=True)
     out.print(f"Fidelity folder: {folder}", soft_wrap=True)
+
+
+@app.command()
+def ope(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_LOG", help="A run folder, or a CSV or Parquet log.")],
+    logged: Annotated[
+        str | None,
+        typer.Option("--logged", metavar="NAME", help="Whose turns are the log; default the first with chance."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", metavar="NAME_OR_SETTINGS", help="Whom to evaluate; repeatable; default all others."),
+    ] = None,
+    reward: Annotated[
+        str, typer.Option("--reward", metavar="NAME", help="'recsim-env list rewards' shows all.")
+    ] = "clicks",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure the estimators against the simulator's truth.")
+    ] = False,
+    replicates: Annotated[
+        int, typer.Option("--replicates", metavar="N", min=2, help="Logs that the calibration draws.")
+    ] = 100,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder; default runs/ope-NAME-TIME.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Estimates what a recommender would have earned from another one's log (off-policy evaluation).
+
+    Examples: `recsim-env ope runs/quickstart-1` · `recsim-env ope runs/quickstart-1 --logged uniform --target ease` ·
+    `recsim-env ope runs/quickstart-1 --target "{name: ease, temperature: 0.5}" --calibrate` · `recsim-env ope log.csv`
+    """
+    from recsim_env.experiments.ope.study import Plan, run_ope
+
+    plan = Plan(logged, tuple(target or ()), reward, calibrate, replicates)
+    with TurnsBar(quiet) as on_progress:
+        folder = run_ope(source, out_dir, plan, on_progress)
+    _print_ope(folder)
+
+
+def _print_ope(folder: Path) -> None:
+    """All estimates of an evaluation, and where everything else stands."""
+    import json
+
+    from recsim_env.experiments.ope.report import notes, tables
+
+    record = json.loads((folder / "ope.json").read_text())
+    for title, (header, *lines) in tables(record):
+        shown = Table(*header, box=None, padding=(0, 1, 0, 0), title=escape(title), title_justify="left")
+        for line in lines:
+            shown.add_row(*map(escape, line))
+        # A table wider than the terminal would lose columns; a pipe gets the width that it needs.
+        (out if out.is_terminal else Console(width=250)).print(shown)
+    for text in notes(record):
+        out.print(escape(text), soft_wrap=True, highlight=False)
+    out.print(f"Evaluation folder: {folder}", soft_wrap=True)
 
 
 @app.command()
@@ -397,35 +450,6 @@ def doctor() -> None:
     for line in check():
         table.add_row("[green]ok[/]" if line.ok else "[yellow]--[/]", line.what, escape(line.found), escape(line.note))
     out.print(table)
-
-
-class _progress_bar(Bar):
-    """A progress bar over all cells, with user-turns a second and what a language model was asked."""
-
-    def __init__(self, quiet: bool) -> None:
-        columns = ("{task.percentage:>3.0f} %", "{task.fields[rate]} user-turns/s{task.fields[asked]}")
-        super().__init__(quiet, columns, "Preparing data and users", rate="-", asked="")
-
-    def _update(self, at: Any) -> None:
-        rate = f"{at.n_turns / at.seconds:,.0f}" if at.n_turns else "-"
-        self._bar.update(
-            self._task,
-            total=at.n_cells * at.days,
-            completed=at.cell * at.days + at.day,
-            description=at.label,
-            rate=rate,
-            asked="" if at.engine is None else f" · {_asked(at.engine)} ·",
-        )
-
-
-def _asked(usage: Any) -> str:
-    """What the language model did, in a few words."""
-    requests = sum(usage.requests.values())
-    words = [f"{requests:,} requests", f"{usage.prompt_tokens + usage.generated_tokens:,} tokens"]
-    words += [f"{usage.cached_tokens / usage.prompt_tokens:.0%} cached"] if usage.prompt_tokens else []
-    words += [f"{usage.stored:,} from stored replies"] if usage.stored else []
-    failures = sum(usage.failures.values())
-    return ", ".join([*words, *([f"{failures:,} failures"] if failures else [])])
 
 
 def main() -> None:

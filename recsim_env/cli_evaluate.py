@@ -1,4 +1,4 @@
-"""``recsim-env evaluate``: recommenders on held-out ratings."""
+"""``recsim-env evaluate`` and ``agreement``: recommenders on held-out ratings, and beside other ways to order them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recsim_env.cli_parts import Bar, DataName, Overrides, Quiet, data_source, out
+from recsim_env.cli_parts import Bar, DataName, EngineName, Model, Overrides, Quiet, TurnsBar, data_source, out
 
 
 def evaluate(
@@ -44,9 +44,8 @@ def evaluate(
     from recsim_env.scenario import load_scenario
 
     plan = Plan(protocol, k, n_candidates, n_draws, candidates, BASELINES if baselines else ())
-    asked = [_section(name) for name in names or ()]
-    plain = {"name": "evaluate", "data": data_source(data), "seed": seed}
-    plain["recommenders"] = asked or list(BASELINES)
+    named: list[dict[str, Any]] = [_section(name) for name in names or BASELINES]
+    plain = {"name": "evaluate", "data": data_source(data), "seed": seed, "recommenders": named}
     scenario = load_scenario(plain, overrides or [])
     with _NamesBar(quiet) as on_progress:
         folder = run_evaluation(scenario, out_dir, plan, on_progress)
@@ -57,6 +56,52 @@ def evaluate(
     # A table wider than the terminal would lose columns; a pipe gets the width that it needs.
     (out if out.is_terminal else Console(width=250)).print(shown)
     out.print(f"Evaluation folder: {folder}", soft_wrap=True)
+
+
+def agreement(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME|NAME=DIR]...", help="At least 8 recommenders; default: nine.")
+    ] = None,
+    users: Annotated[str, typer.Option("--users", metavar="A,B", help="User models.")] = "behavioral",
+    data: DataName = "movietweetings",
+    ope: Annotated[str, typer.Option("--ope", help="Estimator of the one-turn value; 'none' leaves it out.")] = (
+        "Cascade-DR"
+    ),
+    logged: Annotated[str, typer.Option("--logged", help="Recommender whose turns are the log.")] = "uniform",
+    engine: EngineName = None,
+    model: Model = None,
+    overrides: Overrides = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder; default runs/agreement-TIME.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Whether offline figures, off-policy estimates and simulations put recommenders into the same order.
+
+    Examples: `recsim-env agreement` · `recsim-env agreement --set users.count=1000 --set days=20` ·
+    `recsim-env agreement --users behavioral,llm --engine transformers --model builtin`
+    """
+    from recsim_env.experiments.agreement import DEFAULT, Plan, read, run_agreement, told
+    from recsim_env.scenario import load_scenario
+
+    wanted = [_section(name) for name in names] if names else [dict(section) for section in DEFAULT]
+    plain = {
+        "name": "agreement", "data": data_source(data), "users": {"count": 500}, "days": 10, "recommenders": wanted,
+    }  # fmt: skip
+    changes = [] if engine is None else [f"engine={{name: {engine}}}"]
+    changes += [] if model is None else [f"engine.model={model}"]
+    plan = Plan(tuple(_names(users)), None if ope == "none" else ope, logged)
+    with TurnsBar(quiet) as on_progress:
+        folder = run_agreement(load_scenario(plain, [*changes, *(overrides or [])]), out_dir, plan, on_progress)
+    shown = Table("first order", "second order", "Kendall's tau", "95 %", box=None, padding=(0, 2, 0, 0))
+    for t in read(folder)["tau"]:
+        shown.add_row(t["first"], t["second"], *told(t)[:2])
+    (out if out.is_terminal else Console(width=200)).print(shown)
+    out.print(f"Agreement folder: {folder}", soft_wrap=True)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _section(name: str) -> dict[str, Any]:

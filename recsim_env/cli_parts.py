@@ -15,6 +15,10 @@ out, err = Console(), Console(stderr=True)
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the scenario; repeatable.")
 ]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", metavar="NAME", help="Language-model engine, with its own defaults.")
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Model of the engine.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 DataName = Annotated[str, typer.Option("--data", metavar="NAME_OR_PATH", help="A built-in data set, or a path.")]
 
@@ -63,3 +67,32 @@ class Bar:
 
     def _update(self, at: Any) -> None:
         raise NotImplementedError
+
+
+class TurnsBar(Bar):
+    """A progress bar over all cells, with user-turns a second and what a language model was asked."""
+
+    def __init__(self, quiet: bool) -> None:
+        columns = ("{task.percentage:>3.0f} %", "{task.fields[rate]} user-turns/s{task.fields[asked]}")
+        super().__init__(quiet, columns, "Preparing data and users", rate="-", asked="")
+
+    def _update(self, at: Any) -> None:
+        rate = f"{at.n_turns / at.seconds:,.0f}" if at.n_turns else "-"
+        self._bar.update(
+            self._task,
+            total=at.n_cells * at.days,
+            completed=at.cell * at.days + at.day,
+            description=at.label,
+            rate=rate,
+            asked="" if at.engine is None else f" · {_asked(at.engine)} ·",
+        )
+
+
+def _asked(usage: Any) -> str:
+    """What the language model did, in a few words."""
+    requests = sum(usage.requests.values())
+    words = [f"{requests:,} requests", f"{usage.prompt_tokens + usage.generated_tokens:,} tokens"]
+    words += [f"{usage.cached_tokens / usage.prompt_tokens:.0%} cached"] if usage.prompt_tokens else []
+    words += [f"{usage.stored:,} from stored replies"] if usage.stored else []
+    failures = sum(usage.failures.values())
+    return ", ".join([*words, *([f"{failures:,} failures"] if failures else [])])

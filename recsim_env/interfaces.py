@@ -49,6 +49,9 @@ class Recommender(ABC):
     repeatable: ClassVar[bool] = True
     """False if the same call may give another slate (a GPU model, a person): the runner then stores every slate."""
 
+    needs_engine: ClassVar[bool] = False
+    """Whether the policy asks a language model; then :meth:`attach` is called before it serves."""
+
     version: str = "0"
     """Changes whenever the policy is trained again; logged with every turn."""
 
@@ -57,6 +60,10 @@ class Recommender(ABC):
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config if config is not None else self.config_class()
+
+    def attach(self, engine: Engine, embedder: Embedder, retries: int = 1, max_failure_share: float = 0.05) -> None:
+        """Gives the policy its language model; arguments as in :meth:`UserModel.attach`, default does nothing."""
+        return None
 
     @property
     def deterministic(self) -> bool:

@@ -93,6 +93,9 @@ recommenders: Registry[Any] = Registry(
         "cooccurrence": f"{_HERE}.cooccurrence:Cooccurrence",
         "text-similarity": f"{_HERE}.text_similarity:TextSimilarity",
         "sasrec": f"{_HERE}.sasrec:SASRec",
+        "llm-ranker": f"{_HERE}.llm_ranker:LLMRanker",
+        "conversational": f"{_HERE}.conversational:Conversational",
+        "rsllm": f"{_HERE}.rsllm.recommender:RSLLM",
     },
     base="recsim_env.interfaces:Recommender",
 )

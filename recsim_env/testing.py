@@ -114,11 +114,16 @@ class RecommenderContract:
         """A fresh, unfitted recommender; override it."""
         raise NotImplementedError("RecommenderContract: override make() so that it returns your recommender")
 
+    def ready(self, made: Recommender) -> Recommender:
+        """A new or loaded recommender with what it needs beside its settings, such as an engine; override it then."""
+        return made
+
     def fitted(self, dataset: Dataset, **settings: Any) -> Recommender:
         """A recommender trained on a data set, with some settings changed."""
         made = self.make()
         if settings:
             made = type(made)(made.config.model_copy(update=settings))
+        made = self.ready(made)
         made.fit(dataset, Draws(1))
         return made
 
@@ -167,7 +172,7 @@ class RecommenderContract:
         data = tiny_dataset()
         made, obs = self.fitted(data), self.users(data)
         made.save(tmp_path)
-        read = type(made).load(tmp_path)
+        read = self.ready(type(made).load(tmp_path))
         assert type(read) is type(made)
         assert (read.config, read.version) == (made.config, made.version)
         _same(made.recommend(obs, K, Draws(3)), read.recommend(obs, K, Draws(3)))

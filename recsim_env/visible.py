@@ -156,9 +156,7 @@ _NEGATION = re.compile(
     r"dislike|hate|(?:tired|bored|sick) of)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
-_CLAUSE = re.compile(
-    r"[.;,!?]|\bbut\b|\band(?= (?:more|try|show|give|bring|rather|want|like|love)\b)", re.IGNORECASE
-)
+_CLAUSE = re.compile(r"[.;,!?]|\bbut\b|\band(?= (?:more|try|show|give|bring|rather|want|like|love)\b)", re.IGNORECASE)
 
 
 class WishReader:

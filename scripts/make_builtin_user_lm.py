@@ -3,7 +3,7 @@
 Usage: python scripts/make_builtin_user_lm.py OUT [--minutes 60] [--steps N] [--resume]
 
 The result goes to recsim_env/data/builtin/user_lm. It is recsim-env train user-lm with the settings below; more options
-are handed on. The shipped model had 21 minutes. How many steps fit into a time depends on the machine; a run with
+are handed on. The shipped model had 50 minutes. How many steps fit into a time depends on the machine; a run with
 --steps is repeatable.
 """
 

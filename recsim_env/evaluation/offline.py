@@ -12,12 +12,14 @@ from recsim_env.records import Histories, Users
 from recsim_env.visible import VisibleState
 
 BATCH = 1024
+ASKED = 200
+"""Users, at most, whose slates a recommender with a language model is asked for."""
 
 
 def offline_metrics(
     recommender: Recommender, split: Split, slate_size: int, history_length: int, draws: Draws
 ) -> dict[str, float]:
-    """nDCG, hit rate and so on of the slates that all users of the data set would be served first.
+    """nDCG, hit rate and so on of the slates that the users of the data set would be served first.
 
     Slates are drawn as the policy draws them, temperature and all, so this is the quality that the simulation runs
     with, not the best that the scores could give.
@@ -35,6 +37,9 @@ def offline_metrics(
     data = split.train
     users = Users(data.user_id, np.arange(data.n_users), data.profile, data.histories())
     state = VisibleState(data.catalog, users, slate_size, history_length)
-    batches = np.array_split(np.arange(data.n_users), max(1, -(-data.n_users // BATCH)))
+    asked = np.arange(data.n_users)
+    if recommender.needs_engine and data.n_users > ASKED:
+        asked = np.sort(draws.permutation("offline-users", data.n_users)[:ASKED])
+    batches = np.array_split(asked, max(1, -(-len(asked) // BATCH)))
     top = [recommender.recommend(state.observe(rows), slate_size, draws).items for rows in batches]
-    return score_rankings(np.concatenate(top), Histories.from_ratings(split.test, data.n_users)).means()
+    return score_rankings(np.concatenate(top), Histories.from_ratings(split.test, data.n_users).take(asked)).means()

@@ -92,7 +92,7 @@ def _plot(log: pd.DataFrame, measure: str, path: Path) -> None:
     losses.plot(log["epoch"], log["loss"], color="#0072b2")
     losses.set_title("training loss")
     figures.plot(log["epoch"], log["validation"], color="#d55e00")
-    best = int(log["validation"].idxmax())
+    best = int(np.argmax(log["validation"].to_numpy()))
     figures.plot(log["epoch"][best], log["validation"][best], "o", color="#d55e00", label="kept")
     figures.set_title(f"validation {measure}")
     figures.legend()

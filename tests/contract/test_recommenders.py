@@ -1,13 +1,27 @@
 """Every shipped recommender keeps the contract, as shipped, greedy, exploring and uniform."""
 
+import json
+import zlib
+
+import numpy as np
 import pytest
 
+from recsim_env.draws import Draws
+from recsim_env.engine.embed import HashedNgrams
+from recsim_env.interfaces import Engine
 from recsim_env.recommenders.als import ALS, ALSConfig
+from recsim_env.recommenders.conversational import Conversational, ConversationalConfig
 from recsim_env.recommenders.cooccurrence import Cooccurrence, CooccurrenceConfig
 from recsim_env.recommenders.ease import EASE, EASEConfig
 from recsim_env.recommenders.item_knn import ItemKNN, ItemKNNConfig
+from recsim_env.recommenders.llm_ranker import LLMRanker, LLMRankerConfig
 from recsim_env.recommenders.popularity import Popularity, PopularityConfig
+from recsim_env.recommenders.rsllm.config import RSLLMConfig
+from recsim_env.recommenders.rsllm.recommender import RSLLM
+from recsim_env.recommenders.sasrec import SASRec, SASRecConfig
+from recsim_env.recommenders.text_similarity import TextSimilarity, TextSimilarityConfig
 from recsim_env.recommenders.uniform import Uniform
+from recsim_env.records import Completion
 from recsim_env.registry import recommenders
 from recsim_env.testing import RecommenderContract
 
@@ -65,13 +79,67 @@ class TestCooccurrence(ScoringContract):
     kind, config = Cooccurrence, CooccurrenceConfig
 
 
+class TestTextSimilarity(ScoringContract):
+    kind, config, fixed = TextSimilarity, TextSimilarityConfig, {"embedder_settings": {"width": 64}}
+
+
+class TestSASRec(ScoringContract):
+    kind, config, fixed = SASRec, SASRecConfig, {"dim": 8, "heads": 1, "epochs": 6, "max_length": 8}
+
+
+class Unsure(Engine):
+    """Gives letters probabilities that depend on the prompt, and one plan."""
+
+    def choose(self, requests):
+        seeds = [zlib.crc32(request.messages[-1]["content"].encode()) for request in requests]
+        logits = [
+            Draws(s).uniforms(Draws(s).keys("x", 0), np.arange(len(r.options)))[0]
+            for s, r in zip(seeds, requests, strict=True)
+        ]
+        return [np.log(x / x.sum()) for x in logits]
+
+    def generate(self, requests):
+        plan = {"more": ["Even"], "answer": "Here."}
+        return [Completion(json.dumps(plan), plan) for _ in requests]
+
+    def close(self):
+        return None
+
+
+class AskingContract(ScoringContract):
+    def ready(self, made):
+        made.attach(Unsure(), HashedNgrams())
+        return made
+
+
+class TestLLMRanker(AskingContract):
+    kind, config, fixed = LLMRanker, LLMRankerConfig, {"candidates": 6}
+
+
+class TestConversational(AskingContract):
+    kind, config = Conversational, ConversationalConfig
+
+
+class TestRSLLM(ScoringContract):
+    kind, config = RSLLM, RSLLMConfig
+    fixed = {
+        "size": "tiny", "epochs": 1, "stage1_epochs": 1, "history": 4,
+        "sasrec": SASRecConfig(dim=8, epochs=1, max_length=8),
+    }  # fmt: skip
+
+
+CHECKED = {
+    "uniform": Uniform, "popularity": Popularity, "item-knn": ItemKNN, "ease": EASE, "als": ALS,
+    "cooccurrence": Cooccurrence, "text-similarity": TextSimilarity, "sasrec": SASRec, "llm-ranker": LLMRanker,
+    "conversational": Conversational, "rsllm": RSLLM,
+}  # fmt: skip
+
+
 def test_every_shipped_recommender_is_checked_here():
-    checked = {Uniform, Popularity, ItemKNN, EASE, ALS, Cooccurrence}
-    names = ("uniform", "popularity", "item-knn", "ease", "als", "cooccurrence")
-    assert {recommenders.get(name) for name in names} == checked
-    assert all("(" in recommenders.summary(name) for name in names)
+    assert {name: recommenders.get(name) for name in CHECKED} == CHECKED
+    assert all("(" in recommenders.summary(name) for name in CHECKED)
 
 
 def test_policy_names_are_the_registry_names():
-    for name in ("popularity", "item-knn", "ease", "als", "cooccurrence"):
+    for name in set(CHECKED) - {"uniform"}:
         assert recommenders.get(name).name == name

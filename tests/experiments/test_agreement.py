@@ -1,0 +1,61 @@
+"""Agreement of orders: tau by hand, too few recommenders, and the command on a small world."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from recsim_env.errors import ScenarioError
+from recsim_env.experiments.agreement import Measure, Plan, _tau, run_agreement, taus
+from recsim_env.scenario import load_scenario
+
+
+def test_tau_is_scipys():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = rng.integers(0, 4, 9).astype(float), rng.normal(size=9)
+        assert _tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
+
+
+def test_equal_orders_agree_and_reversed_ones_do_not():
+    up = np.arange(8.0)
+    noise = np.random.default_rng(0).normal(0, 0.1, (200, 8))
+    same, reversed_, equal = (
+        Measure(name, values, values + scale * noise)
+        for name, values, scale in (("up", up, 1), ("down", -up, 1), ("flat", np.zeros(8), 0))
+    )
+    found = {(t["first"], t["second"]): t for t in taus([same, Measure("again", up, up + noise), reversed_, equal])}
+    assert found["up", "again"]["tau"] == 1
+    assert found["up", "again"]["low"] > 0.9
+    assert found["up", "again"]["p"] < 0.001
+    assert found["up", "down"]["tau"] == -1
+    assert found["up", "flat"]["tau"] is None
+
+
+def test_too_few_recommenders_are_refused(tmp_path):
+    with pytest.raises(ScenarioError, match="at least 8 recommenders, the scenario has 1"):
+        run_agreement(load_scenario({"recommenders": ["popularity"]}), tmp_path / "a", Plan())
+
+
+def test_command_line_and_a_second_call_makes_nothing_again(tmp_path):
+    small = ["--set", "users.count=40", "--set", "days=2", "--quiet", "--out", str(tmp_path / "a")]
+    command = [sys.executable, "-m", "recsim_env.cli", "agreement", *small]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Kendall's tau" in done.stdout
+    record = json.loads((tmp_path / "a/agreement.json").read_text())
+    assert record["measures"][0]["name"] == "offline nDCG@10"
+    assert len(record["measures"]) == 4
+    assert len(record["tau"]) == 6
+    assert all(len(m["values"]) == 9 for m in record["measures"])
+    assert (tmp_path / "a/agreement.png").stat().st_size > 5000
+    written = (tmp_path / "a/behavioral/manifest.json").stat().st_mtime_ns
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "a/behavioral/manifest.json").stat().st_mtime_ns == written
+    wrong = subprocess.run([*command, "--ope", "nothing"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "Choose one of" in wrong.stderr
