@@ -91,8 +91,8 @@ def body(record: dict[str, Any], sasrec: Path) -> str:
     settings = {name: told["settings"][name] for name in SETTINGS}
     return "\n".join(
         [
-            f"{record['n_users']:,} users, {record['n_items']:,} items, seed {record['seed']}; one held-out rating each; "
-            "95 % intervals by bootstrap over users.",
+            f"{record['n_users']:,} users, {record['n_items']:,} items, seed {record['seed']}; one held-out rating "
+            "each; 95 % intervals by bootstrap over users.",
             "",
             *shown,
             "",

@@ -120,12 +120,14 @@ class TestConversational(AskingContract):
     kind, config = Conversational, ConversationalConfig
 
 
+SMALL_RSLLM = {
+    "size": "tiny", "epochs": 1, "stage1_epochs": 1, "history": 4,
+    "sasrec": SASRecConfig(dim=8, epochs=1, max_length=8),
+}  # fmt: skip
+
+
 class TestRSLLM(ScoringContract):
-    kind, config = RSLLM, RSLLMConfig
-    fixed = {
-        "size": "tiny", "epochs": 1, "stage1_epochs": 1, "history": 4,
-        "sasrec": SASRecConfig(dim=8, epochs=1, max_length=8),
-    }  # fmt: skip
+    kind, config, fixed = RSLLM, RSLLMConfig, SMALL_RSLLM
 
 
 CHECKED = {

@@ -20,13 +20,13 @@ from recsim_env.draws import Draws
 from recsim_env.engine.embed import HashedNgrams
 from recsim_env.engine.transformers import TransformersConfig, TransformersEngine
 from recsim_env.errors import MissingDependencyError, RunFolderError, ScenarioError, UnknownNameError
+from recsim_env.lm.tokenizer import SPECIAL_TOKENS
 from recsim_env.records import ChoiceRequest, RequestKey, TextRequest
 from recsim_env.training import material as material_module
 from recsim_env.training.config import UserLMConfig, user_lm_config
 from recsim_env.training.examples import RealExamples, fold_of
 from recsim_env.training.material import Parts
 from recsim_env.training.measure import answers
-from recsim_env.lm.tokenizer import SPECIAL_TOKENS
 from recsim_env.training.user_lm import Trainer
 
 SMALL = {

@@ -11,10 +11,10 @@ from recsim_env.agents.prompting import LETTERS, Cards, Prompts, Quoter
 from recsim_env.draws import Draws
 from recsim_env.engine.base import ChatTokenizer
 from recsim_env.engine.embed import HashedNgrams
+from recsim_env.lm.tokenizer import END, SPECIAL_TOKENS, make_tokenizer, phrases, word_pieces
 from recsim_env.training.facts import Facts
 from recsim_env.training.society import taught
 from recsim_env.training.teacher import Table, TeacherEngine, Usual
-from recsim_env.lm.tokenizer import END, SPECIAL_TOKENS, make_tokenizer, phrases, word_pieces
 
 PROMPT = """# You
 You are Anna, female, aged 25-34, cook; ironic.
