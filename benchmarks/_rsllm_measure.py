@@ -74,16 +74,18 @@ def fused(parts: Mapping[str, FloatArray], names: Sequence[str], cases: Cases) -
     return scores, np.mean(weights, axis=0)
 
 
-def last_only(scores: FloatArray, cases: Cases, times: int) -> tuple[float, float]:
-    """LLaRA's protocol: mean and standard deviation of HR@1 over draws of the 19 other candidates.
+def last_only(scores: Mapping[str, FloatArray], cases: Cases, times: int) -> dict[str, tuple[float, float]]:
+    """LLaRA's protocol: mean and standard deviation of HR@1 over draws of the 19 other candidates, by method.
 
     Args:
-        scores: float (N, I) of the whole catalogue.
+        scores: float (N, I) of the whole catalogue, by method.
         cases: Histories and targets.
         times: Draws; the seeds are 0, 1, ...
     """
-    found = []
+    found: dict[str, list[float]] = {name: [] for name in scores}
     for seed in range(times):
-        drawn = drawn_candidates(cases, scores.shape[1], Draws(seed))
-        found.append(hits(np.take_along_axis(scores, drawn.candidates, axis=1), drawn.place).mean())
-    return float(np.mean(found)), float(np.std(found))
+        drawn = drawn_candidates(cases, next(iter(scores.values())).shape[1], Draws(seed))
+        for name, values in scores.items():
+            own = np.take_along_axis(values, drawn.candidates, axis=1)
+            found[name].append(float(hits(own, drawn.place).mean()))
+    return {name: (float(np.mean(values)), float(np.std(values))) for name, values in found.items()}

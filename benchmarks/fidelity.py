@@ -53,7 +53,8 @@ def main() -> None:
     plan = Plan(users, arguments.seeds, arguments.seed, sizes, arguments.llm_users)
     data = {"path": str(arguments.data)} if arguments.data else {"name": "movietweetings"}
     engine = [f"engine={{name: {arguments.engine}}}", f"engine.model={json.dumps(arguments.model)}"]
-    folder = run_fidelity(data, arguments.out, plan, engine if arguments.model else [], _tell)
+    settings = [*engine, *_trained_with(Path(arguments.model))] if arguments.model else []
+    folder = run_fidelity(data, arguments.out, plan, settings, _tell)
     record = json.loads((folder / "fidelity.json").read_text())
     name = ("fidelity" if arguments.data else "fidelity-built-in") + ("-llm" if arguments.model else "")
     body = markdown(record).split("\n", 2)[2]
@@ -78,6 +79,15 @@ def write_training(data: Path, seeds: Iterable[int], folder: Path) -> None:
     for file in ("movies.dat", "users.dat", "movies_extrainfos.dat"):
         if (data / file).exists():
             shutil.copy(data / file, folder / file)
+
+
+def _trained_with(model: Path) -> list[str]:
+    """The settings of users that a model of ``recsim-env train user-lm`` was trained with."""
+    path = model / "training.json"
+    if not path.exists():
+        return []
+    users = json.loads(path.read_text(encoding="utf-8"))["settings"]["users"]
+    return [f"users.{name}={json.dumps(users[name])}" for name in ("averages", "remembered", "memory")]
 
 
 def _pairs(ratings: Ratings, dataset: Dataset) -> IntArray:

@@ -470,8 +470,8 @@ def test_it_learns_a_successor(channels):
     data = successor_world()
     popular = Popularity(PopularityConfig(temperature=0))
     settings = {"size": "tiny", "history": 4, "channels": channels, "temperature": 0, "batch_size": 16}
-    settings |= {"patience": 9, "stage1_epochs": 2, "epochs": 9 if channels == "id" else 3, "learning_rate": 5e-3}
-    recommender = RSLLM(RSLLMConfig(**settings, fusion_weight=1.0, sasrec=SASREC))
+    settings |= {"patience": 9, "stage1_epochs": 3, "epochs": 10 if channels == "id" else 4, "learning_rate": 5e-3}
+    recommender = RSLLM(RSLLMConfig(**settings, fusion_weight=3.0, sasrec=SASREC))
     obs = observations(data, [[i] for i in range(24)], history_length=4)
     hits = []
     for made in (popular, recommender):

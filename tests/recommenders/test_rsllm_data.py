@@ -71,7 +71,7 @@ def test_drawn_candidates(parts):
         assert len(set(row)) == 40
         assert not set(row) & set(past)
     scores = np.eye(60)[[5, 1]]
-    mean, deviation = measure.last_only(scores, cases, 5)
+    mean, deviation = measure.last_only({"made up": scores}, cases, 5)["made up"]
     assert mean == pytest.approx(0.5 + 0.5 * 0.05)  # the second row's are all equal: a chance of one in twenty
     assert deviation == pytest.approx(0, abs=0.02)
 
