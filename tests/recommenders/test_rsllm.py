@@ -465,7 +465,10 @@ def successor_world(n_users=200, length=6):
     return data.with_ratings(Ratings(users, items, np.full(len(items), 3, np.float32), np.arange(len(items))))
 
 
-@pytest.mark.parametrize("channels", ["both", "text", "id"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("channels", ["both", pytest.param("text", marks=SLOW), pytest.param("id", marks=SLOW)])
 def test_it_learns_a_successor(channels):
     data = successor_world()
     popular = Popularity(PopularityConfig(temperature=0))
