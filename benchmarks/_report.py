@@ -14,7 +14,7 @@ PACKAGES = ("python", "numpy", "scipy", "torch", "gymnasium", "transformers", "v
 
 
 def write(name: str, title: str, body: str, folder: Path = RESULTS, script: str = "") -> Path:
-    """Writes ``results/NAME.md``, or the same in another folder, and prints it; ``script``: made by another than NAME."""
+    """Writes ``results/NAME.md``, or in another folder, and prints it; ``script`` is what made it, if not NAME."""
     place, installed = hardware(), versions()
     packages = ", ".join(f"{p} {v}" for p, v in installed.items() if p in PACKAGES)
     state = git_state()
