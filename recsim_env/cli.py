@@ -358,7 +358,8 @@ def _show(events: Iterator[Any]) -> None:
                 waiting.update(escape(text))
                 waiting.start()
                 if not err.is_terminal and not told:
-                    err.print(text, markup=False, highlight=False, soft_wrap=True)
+                    # Not through rich: Ctrl-C between its write and the end of its call would print the line twice.
+                    print(text, file=sys.stderr, flush=True)
                 told = True
             else:
                 waiting.stop()

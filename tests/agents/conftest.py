@@ -20,6 +20,7 @@ TEXTS = {
     "CommentWords": {"comment": "Quite good.", "thought": "I liked it."},
     "InsightWords": {"insight": "I like short comedies.", "importance": 7},
     "SocialWords": {"message": "You must see this one."},
+    "Plan": {"more": ["Comedy"], "less": ["Drama"], "answer": "Here are some comedies."},
 }
 
 

@@ -199,7 +199,13 @@ def test_every_recommender_serves_them(tmp_path):
 
     names = [name for name in recommenders.names() if recommenders.get(name).__module__.startswith("recsim_env.")]
     assert len(names) >= 6
-    changes = [f"recommenders={','.join(names)}", "users.count=3", "days=1", "max_turns=2"]
-    found = tables(run_scenario(load_scenario(SMALL, changes), tmp_path / "all"))
+    quick = {"dim": 8, "epochs": 1, "max_length": 10}
+    settings = {
+        "sasrec": quick,
+        "rsllm": {"size": "tiny", "epochs": 1, "stage1_epochs": 1, "history": 4, "sasrec": quick},
+    }
+    sections = [{"name": name, **settings.get(name, {})} for name in names]
+    changes = ["users.count=3", "days=1", "max_turns=2", "data.min_ratings=20"]
+    found = tables(run_scenario(load_scenario({**SMALL, "recommenders": sections}, changes), tmp_path / "all"))
     assert set(found["turns"]["recommender"]) == set(names)
     assert (found["turns"].groupby("recommender")["user"].nunique() == 3).all()
