@@ -122,7 +122,7 @@ def test_parts_are_each_users_last_ratings(toys):
 @pytest.mark.slow
 def test_the_model_learns_who_watches_what(toy_data, tmp_path):
     settings = config(
-        steps=400, taught_users=0, learning_rate=6e-3, dropout=0.0, weight_decay=0.01, restless=0.0, title_dropout=0,
+        steps=600, taught_users=0, learning_rate=4e-3, dropout=0.0, weight_decay=0.01, restless=0.0, title_dropout=0,
         evaluations=4,
     )  # fmt: skip
     told = Trainer(settings, tmp_path / "out").train()
