@@ -15,7 +15,8 @@ from pathlib import Path
 
 import _report
 
-from recsim_env.experiments.agreement import DEFAULT, Plan, markdown, read, run_agreement
+from recsim_env.experiments.agreement import DEFAULT, RESULT, Plan, markdown, run_agreement
+from recsim_env.rundir import load_measurement
 from recsim_env.scenario import load_scenario
 
 LLM_USERS = {"averages": True, "remembered": 16, "watch_bias": -1.5, "temperature": 0.5}
@@ -36,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         plan = Plan(tuple(arguments.users.split(",")))
         folder = run_agreement(load_scenario(asked), Path(place) / "agreement", plan, tell)
-        record = read(folder)
+        record = load_measurement(folder, RESULT)
         body = markdown(record).split("\n", 2)[2]
         _report.write("agreement", "Agreement of orders", f"{body}\nTook {record['seconds']:,.0f} s.\n")
         shutil.copy(folder / "agreement.png", _report.RESULTS / "agreement.png")

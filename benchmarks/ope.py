@@ -21,8 +21,9 @@ from typing import Any
 
 import _report
 
-from recsim_env.experiments.ope.report import markdown_table, notes, tables
+from recsim_env.experiments.ope.report import notes, tables
 from recsim_env.experiments.ope.study import Plan, run_ope
+from recsim_env.experiments.tables import markdown_table
 from recsim_env.runner import run_scenario
 from recsim_env.scenario import load_scenario
 

@@ -20,7 +20,9 @@ from typing import Any
 import _report
 import pandas as pd
 
-from recsim_env.experiments.offline import Plan, read, run_evaluation, table
+from recsim_env.experiments.offline import RESULT, Plan, run_evaluation, table
+from recsim_env.experiments.tables import markdown_table
+from recsim_env.rundir import load_measurement
 from recsim_env.scenario import load_scenario
 from recsim_env.training.recommender import train_recommender
 
@@ -60,7 +62,7 @@ def main() -> None:
             sections.append({"name": "rsllm", "path": str(arguments.rsllm)})
         scenario = load_scenario({"name": "ranking", "data": data, "recommenders": sections})
         folder = run_evaluation(scenario, Path(place) / "evaluation", Plan(), lambda at: tell(at.label))
-        record = read(folder)
+        record = load_measurement(folder, RESULT)
         _report.write("ranking", "Full ranking on MovieLens-1M", body(record, sasrec))
         shutil.copy(folder / "evaluation.png", _report.RESULTS / "ranking.png")
         if (sasrec / "curve.png").exists():
@@ -79,8 +81,6 @@ def train_here(data: dict[str, Any], epochs: int, out: Path) -> Path:
 
 def body(record: dict[str, Any], sasrec: Path) -> str:
     """The page."""
-    header, *lines = table(record)
-    shown = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(line)} |" for line in lines)]
     told = json.loads((sasrec / "training.json").read_text())
     log = pd.read_parquet(sasrec / "log.parquet")
     ours = next(row for row in record["rows"] if row["recommender"] == "sasrec")
@@ -94,7 +94,7 @@ def body(record: dict[str, Any], sasrec: Path) -> str:
             f"{record['n_users']:,} users, {record['n_items']:,} items, seed {record['seed']}; one held-out rating "
             "each; 95 % intervals by bootstrap over users.",
             "",
-            *shown,
+            *markdown_table(table(record)),
             "",
             f"{verdict} It was trained for {told['epochs']} epochs in {told['seconds'] / 60:.0f} minutes ({settings}); "
             f"validation rose by {gain:+.4f} in the last five epochs.",

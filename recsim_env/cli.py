@@ -16,8 +16,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recsim_env.cli_evaluate import agreement, evaluate
-from recsim_env.cli_parts import EngineName, Model, Overrides, Quiet, TurnsBar, data_source, err, out
+from recsim_env.cli_evaluate import agreement, evaluate, ope
+from recsim_env.cli_parts import (
+    EngineName,
+    Model,
+    Overrides,
+    Quiet,
+    Replies,
+    TurnsBar,
+    Urls,
+    data_source,
+    engine_changes,
+    err,
+    names_of,
+    out,
+    show_table,
+)
 from recsim_env.cli_train import train_app
 from recsim_env.errors import RecsimError, UnknownNameError
 
@@ -33,10 +47,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.command()(evaluate)
 app.command()(agreement)
-Urls = Annotated[list[str] | None, typer.Option("--url", help="Address of an endpoint; repeatable.")]
-Replies = Annotated[
-    Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
-]
+app.command()(ope)
 
 
 @app.command()
@@ -66,39 +77,13 @@ def run(
     """
     from recsim_env.runner import run_scenario
 
-    changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
+    changes = [*engine_changes(engine, model, url, replies), *(overrides or [])]
     changes += [] if seed is None else [f"seed={seed}"]
     with TurnsBar(quiet) as on_progress:
         folder = run_scenario(scenario, out_dir, changes, resume, on_progress)
     out.print(f"Run folder: {folder}", soft_wrap=True)
     if report:
         _write_report([folder], None)
-
-
-def _engine_changes(engine: str | None, model: str | None, url: list[str] | None, replies: Path | None) -> list[str]:
-    """The engine's options as ``--set`` overrides; a new engine starts from its own defaults, not another's."""
-    import json
-
-    changes = {"engine.model": model, "engine.base_urls": url}
-    if replies is not None:
-        told = _recorded_engine(replies)
-        changes = {"engine.model": model or told.get("model", ""), "engine.revision": told.get("revision", "")}
-        changes["engine.replies"] = str(replies)
-        engine = "replay"
-    named = [] if engine is None else [f"engine={{name: {engine}}}"]
-    return named + [f"{key}={json.dumps(value)}" for key, value in changes.items() if value]
-
-
-def _recorded_engine(folder: Path) -> dict[str, Any]:
-    """Whose replies a folder holds: those of a run, or of a measurement of attacks or fidelity."""
-    import json
-
-    from recsim_env.rundir import load_run
-
-    measured = [folder / name for name in ("attack.json", "fidelity.json") if (folder / name).exists()]
-    record = json.loads(measured[0].read_text()) if measured else load_run(folder).manifest
-    told: dict[str, Any] = record["engine"] or {}
-    return told
 
 
 @app.command()
@@ -139,10 +124,10 @@ def attack(
     from recsim_env.experiments.attack import Plan, choose_folder, run_attack
     from recsim_env.scenario import load_scenario
 
-    changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
+    changes = [*engine_changes(engine, model, url, replies), *(overrides or [])]
     changes += [] if users is None else [f"users.count={users}"]
-    plan = Plan(positions=_names(positions), fields=_names(fields))
-    plan = plan if templates is None else replace(plan, templates=_names(templates))
+    plan = Plan(positions=names_of(positions), fields=names_of(fields))
+    plan = plan if templates is None else replace(plan, templates=names_of(templates))
     asked = load_scenario(scenario, changes)
     folder = choose_folder(asked, out_dir)
     try:
@@ -154,17 +139,12 @@ def attack(
     _print_attack(folder)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _print_attack(folder: Path) -> None:
     """The lifts of a measurement, and where everything else stands."""
-    import json
-
     from recsim_env.experiments.attack_report import lift_table
+    from recsim_env.rundir import load_measurement
 
-    header, *lines = lift_table(json.loads((folder / "attack.json").read_text())["rows"])
+    header, *lines = lift_table(load_measurement(folder, "attack.json")["rows"])
     table = Table(*header, box=None, padding=(0, 2, 0, 0), title_justify="left")
     table.title = "Lift of the attacked item's click probability, with 95 % intervals"
     for line in lines:
@@ -212,9 +192,9 @@ def fidelity(
     from recsim_env.experiments.fidelity.protocol import Protocol
     from recsim_env.experiments.fidelity.suite import Plan, choose_folder, run_fidelity
 
-    plan = Plan(_names(users), seeds, first_seed, Protocol(n_users=n_users), n_llm_users, interventions)
+    plan = Plan(names_of(users), seeds, first_seed, Protocol(n_users=n_users), n_llm_users, interventions)
     folder = choose_folder(out_dir)
-    changes = [*_engine_changes(engine, model, url, replies), *(overrides or [])]
+    changes = [*engine_changes(engine, model, url, replies), *(overrides or [])]
     try:
         with TurnsBar(quiet) as on_progress:
             run_fidelity(data_source(data), folder, plan, changes, on_progress)
@@ -226,77 +206,16 @@ def fidelity(
 
 def _print_fidelity(folder: Path) -> None:
     """The main figures of a measurement, and where everything else stands."""
-    import json
-
     from recsim_env.experiments.fidelity.results import goal_lines, intervention_rows, table
+    from recsim_env.rundir import load_measurement
 
-    record = json.loads((folder / "fidelity.json").read_text())
+    record = load_measurement(folder, "fidelity.json")
     for title, rows in (("Fidelity", table(record)), ("Interventions", intervention_rows(record))):
         if len(rows) > 1:
-            shown = Table(*rows[0], box=None, padding=(0, 1, 0, 0), title=title, title_justify="left")
-            for row in rows[1:]:
-                shown.add_row(*(escape(cell.replace("**", "")) for cell in row))
-            # A table wider than the terminal would lose columns; a pipe gets the width that it needs.
-            (out if out.is_terminal else Console(width=250)).print(shown)
+            show_table([[cell.replace("**", "") for cell in row] for row in rows], title)
     for line in goal_lines(record):
         out.print(escape(line), soft_wrap=True)
     out.print(f"Fidelity folder: {folder}", soft_wrap=True)
-
-
-@app.command()
-def ope(
-    source: Annotated[Path, typer.Argument(metavar="RUN_OR_LOG", help="A run folder, or a CSV or Parquet log.")],
-    logged: Annotated[
-        str | None,
-        typer.Option("--logged", metavar="NAME", help="Whose turns are the log; default the first with chance."),
-    ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", metavar="NAME_OR_SETTINGS", help="Whom to evaluate; repeatable; default all others."),
-    ] = None,
-    reward: Annotated[
-        str, typer.Option("--reward", metavar="NAME", help="'recsim-env list rewards' shows all.")
-    ] = "clicks",
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure the estimators against the simulator's truth.")
-    ] = False,
-    replicates: Annotated[
-        int, typer.Option("--replicates", metavar="N", min=2, help="Logs that the calibration draws.")
-    ] = 100,
-    out_dir: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Folder; default runs/ope-NAME-TIME.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Estimates what a recommender would have earned from another one's log (off-policy evaluation).
-
-    Examples: `recsim-env ope runs/quickstart-1` · `recsim-env ope runs/quickstart-1 --logged uniform --target ease` ·
-    `recsim-env ope runs/quickstart-1 --target "{name: ease, temperature: 0.5}" --calibrate` · `recsim-env ope log.csv`
-    """
-    from recsim_env.experiments.ope.study import Plan, run_ope
-
-    plan = Plan(logged, tuple(target or ()), reward, calibrate, replicates)
-    with TurnsBar(quiet) as on_progress:
-        folder = run_ope(source, out_dir, plan, on_progress)
-    _print_ope(folder)
-
-
-def _print_ope(folder: Path) -> None:
-    """All estimates of an evaluation, and where everything else stands."""
-    import json
-
-    from recsim_env.experiments.ope.report import notes, tables
-
-    record = json.loads((folder / "ope.json").read_text())
-    for title, (header, *lines) in tables(record):
-        shown = Table(*header, box=None, padding=(0, 1, 0, 0), title=escape(title), title_justify="left")
-        for line in lines:
-            shown.add_row(*map(escape, line))
-        # A table wider than the terminal would lose columns; a pipe gets the width that it needs.
-        (out if out.is_terminal else Console(width=250)).print(shown)
-    for text in notes(record):
-        out.print(escape(text), soft_wrap=True, highlight=False)
-    out.print(f"Evaluation folder: {folder}", soft_wrap=True)
 
 
 @app.command()

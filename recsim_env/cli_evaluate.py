@@ -1,4 +1,4 @@
-"""``recsim-env evaluate`` and ``agreement``: recommenders on held-out ratings, and beside other ways to order them."""
+"""``recsim-env evaluate``, ``ope`` and ``agreement``: recommenders on held-out ratings, on logs, beside simulations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from recsim_env.cli_parts import Bar, DataName, EngineName, Model, Overrides, Quiet, TurnsBar, data_source, out
+from recsim_env.cli_parts import (
+    Bar,
+    DataName,
+    EngineName,
+    Model,
+    Overrides,
+    Quiet,
+    TurnsBar,
+    data_source,
+    engine_changes,
+    names_of,
+    out,
+    show_table,
+)
 
 
 def evaluate(
@@ -40,7 +51,8 @@ def evaluate(
     `recsim-env evaluate sasrec=my-sasrec --protocol sampled --k 1` ·
     `recsim-env evaluate ease --protocol fixed --candidates lists.csv`
     """
-    from recsim_env.experiments.offline import BASELINES, Plan, read, run_evaluation, table
+    from recsim_env.experiments.offline import BASELINES, RESULT, Plan, run_evaluation, table
+    from recsim_env.rundir import load_measurement
     from recsim_env.scenario import load_scenario
 
     plan = Plan(protocol, k, n_candidates, n_draws, candidates, BASELINES if baselines else ())
@@ -49,12 +61,7 @@ def evaluate(
     scenario = load_scenario(plain, overrides or [])
     with _NamesBar(quiet) as on_progress:
         folder = run_evaluation(scenario, out_dir, plan, on_progress)
-    header, *lines = table(read(folder))
-    shown = Table(*header, box=None, padding=(0, 1, 0, 0))
-    for line in lines:
-        shown.add_row(*map(escape, line))
-    # A table wider than the terminal would lose columns; a pipe gets the width that it needs.
-    (out if out.is_terminal else Console(width=250)).print(shown)
+    show_table(table(load_measurement(folder, RESULT)))
     out.print(f"Evaluation folder: {folder}", soft_wrap=True)
 
 
@@ -81,27 +88,72 @@ def agreement(
     Examples: `recsim-env agreement` · `recsim-env agreement --set users.count=1000 --set days=20` ·
     `recsim-env agreement --users behavioral,llm --engine transformers --model builtin`
     """
-    from recsim_env.experiments.agreement import DEFAULT, Plan, read, run_agreement, told
+    from recsim_env.experiments.agreement import DEFAULT, RESULT, Plan, run_agreement, told
+    from recsim_env.rundir import load_measurement
     from recsim_env.scenario import load_scenario
 
     wanted = [_section(name) for name in names] if names else [dict(section) for section in DEFAULT]
     plain = {
         "name": "agreement", "data": data_source(data), "users": {"count": 500}, "days": 10, "recommenders": wanted,
     }  # fmt: skip
-    changes = [] if engine is None else [f"engine={{name: {engine}}}"]
-    changes += [] if model is None else [f"engine.model={model}"]
-    plan = Plan(tuple(_names(users)), None if ope == "none" else ope, logged)
+    changes = engine_changes(engine, model, None, None)
+    plan = Plan(names_of(users), None if ope == "none" else ope, logged)
     with TurnsBar(quiet) as on_progress:
         folder = run_agreement(load_scenario(plain, [*changes, *(overrides or [])]), out_dir, plan, on_progress)
-    shown = Table("first order", "second order", "Kendall's tau", "95 %", box=None, padding=(0, 2, 0, 0))
-    for t in read(folder)["tau"]:
-        shown.add_row(t["first"], t["second"], *told(t)[:2])
-    (out if out.is_terminal else Console(width=200)).print(shown)
+    orders = load_measurement(folder, RESULT)["tau"]
+    header = ("first order", "second order", "Kendall's tau", "95 %")
+    show_table([header, *((t["first"], t["second"], *told(t)[:2]) for t in orders)])
     out.print(f"Agreement folder: {folder}", soft_wrap=True)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def ope(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_LOG", help="A run folder, or a CSV or Parquet log.")],
+    logged: Annotated[
+        str | None,
+        typer.Option("--logged", metavar="NAME", help="Whose turns are the log; default the first with chance."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("--target", metavar="NAME_OR_SETTINGS", help="Whom to evaluate; repeatable; default all others."),
+    ] = None,
+    reward: Annotated[
+        str, typer.Option("--reward", metavar="NAME", help="'recsim-env list rewards' shows all.")
+    ] = "clicks",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure the estimators against the simulator's truth.")
+    ] = False,
+    replicates: Annotated[
+        int, typer.Option("--replicates", metavar="N", min=2, help="Logs that the calibration draws.")
+    ] = 100,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder; default runs/ope-NAME-TIME.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Estimates what a recommender would have earned from another one's log (off-policy evaluation).
+
+    Examples: `recsim-env ope runs/quickstart-1` · `recsim-env ope runs/quickstart-1 --logged uniform --target ease` ·
+    `recsim-env ope runs/quickstart-1 --target "{name: ease, temperature: 0.5}" --calibrate` · `recsim-env ope log.csv`
+    """
+    from recsim_env.experiments.ope.study import Plan, run_ope
+
+    plan = Plan(logged, tuple(target or ()), reward, calibrate, replicates)
+    with TurnsBar(quiet) as on_progress:
+        folder = run_ope(source, out_dir, plan, on_progress)
+    _print_ope(folder)
+
+
+def _print_ope(folder: Path) -> None:
+    """All estimates of an evaluation, and where everything else stands."""
+    from recsim_env.experiments.ope.report import RESULT, notes, tables
+    from recsim_env.rundir import load_measurement
+
+    record = load_measurement(folder, RESULT)
+    for title, lines in tables(record):
+        show_table(lines, title)
+    for text in notes(record):
+        out.print(escape(text), soft_wrap=True, highlight=False)
+    out.print(f"Evaluation folder: {folder}", soft_wrap=True)
 
 
 def _section(name: str) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from recsim_env.errors import UnknownNameError
 
@@ -19,6 +22,10 @@ EngineName = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="Language-model engine, with its own defaults.")
 ]
 Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Model of the engine.")]
+Urls = Annotated[list[str] | None, typer.Option("--url", help="Address of an endpoint; repeatable.")]
+Replies = Annotated[
+    Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 DataName = Annotated[str, typer.Option("--data", metavar="NAME_OR_PATH", help="A built-in data set, or a path.")]
 
@@ -36,6 +43,48 @@ def data_source(name: str) -> dict[str, Any]:
     if not Path(name).exists():
         raise UnknownNameError("dataset", name, datasets.names(), "--data", "Or give the path of a folder or file.")
     return {"path": name}
+
+
+def engine_changes(engine: str | None, model: str | None, url: list[str] | None, replies: Path | None) -> list[str]:
+    """The engine's options as ``--set`` overrides; a new engine starts from its own defaults, not another's."""
+    import json
+
+    changes = {"engine.model": model, "engine.base_urls": url}
+    if replies is not None:
+        told = _recorded_engine(replies)
+        changes = {"engine.model": model or told.get("model", ""), "engine.revision": told.get("revision", "")}
+        changes["engine.replies"] = str(replies)
+        engine = "replay"
+    named = [] if engine is None else [f"engine={{name: {engine}}}"]
+    return named + [f"{key}={json.dumps(value)}" for key, value in changes.items() if value]
+
+
+def _recorded_engine(folder: Path) -> dict[str, Any]:
+    """Whose replies a folder holds: those of a run, or of a measurement of attacks or fidelity."""
+    from recsim_env.rundir import load_measurement, load_run
+
+    measured = [name for name in ("attack.json", "fidelity.json") if (folder / name).exists()]
+    record = load_measurement(folder, measured[0]) if measured else load_run(folder).manifest
+    told: dict[str, Any] = record["engine"] or {}
+    return told
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """The names of a list that is joined by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def show_table(lines: Sequence[Sequence[str]], title: str = "") -> None:
+    """Prints a header with its lines.
+
+    A table wider than the terminal would lose columns; a pipe gets the width that it needs.
+    """
+    header, *rows = lines
+    shown = Table(*map(escape, header), box=None, padding=(0, 1, 0, 0), title_justify="left")
+    shown.title = escape(title) or None
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    (out if out.is_terminal else Console(width=250)).print(shown)
 
 
 class Bar:

@@ -88,6 +88,11 @@ def hash_of_items(catalog: Catalog) -> str:
     return hashlib.sha256("\n".join(catalog.item_id.tolist()).encode()).hexdigest()[:16]
 
 
+def surroundings() -> dict[str, Any]:
+    """What every record tells of where it was made: ``git``, ``versions``, ``hardware``."""
+    return {"git": git_state(), "versions": versions(), "hardware": hardware()}
+
+
 def added_up(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Reports of several cells as one: counts by name are summed, of everything else the last one stands."""
     total: dict[str, Any] = {}

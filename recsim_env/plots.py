@@ -15,6 +15,7 @@ import pandas as pd
 
 from recsim_env.evaluation.beyond_accuracy import gini, lorenz
 from recsim_env.records import FloatArray
+from recsim_env.rundir import RunFolder, disk_errors, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,6 +158,12 @@ def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, format="png", metadata={"Software": ""})
     return path
+
+
+def save_in(folder: RunFolder, name: str, figure: Figure) -> None:
+    """Writes a figure as PNG into a folder that is being written, as a whole and durably."""
+    with disk_errors(folder.path):
+        replace_file(folder.path / name, lambda file: figure.savefig(file, dpi=DPI, metadata={"Software": ""}))
 
 
 def _figure(height: float = HEIGHT) -> Figure:

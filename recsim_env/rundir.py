@@ -110,6 +110,12 @@ def measurement_folder(out: str | Path | None, result: str, name: str) -> Path:
     return path
 
 
+def load_measurement(folder: Path, result: str) -> dict[str, Any]:
+    """What the measurement in a folder wrote as its result."""
+    record: dict[str, Any] = json.loads((folder / result).read_text(encoding="utf-8"))
+    return record
+
+
 class RunFolder:
     """The writing side. One writer at a time; use as a context manager.
 

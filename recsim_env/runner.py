@@ -182,9 +182,7 @@ def _open(folder: RunFolder, world: World, resume: bool) -> dict[str, Any]:
             "finished": None,
             "seconds": 0.0,
             "resumed": 0,
-            "git": facts.git_state(),
-            "versions": facts.versions(),
-            "hardware": facts.hardware(),
+            **facts.surroundings(),
             "data": {
                 "name": data.name,
                 "scale": [data.catalog.scale.low, data.catalog.scale.high, data.catalog.scale.step],

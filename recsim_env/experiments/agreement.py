@@ -8,7 +8,6 @@ much: below eight the command refuses.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +28,14 @@ from recsim_env.evaluation.cells import RATIOS
 from recsim_env.evaluation.ope.turns import ONE_TURN
 from recsim_env.evaluation.protocols import full_ranking
 from recsim_env.evaluation.summary import evaluate
+from recsim_env.experiments.ope.report import RESULT as OPE_RESULT
 from recsim_env.experiments.ope.study import Plan as OpePlan
 from recsim_env.experiments.ope.study import run_ope
-from recsim_env.plots import DPI
+from recsim_env.experiments.tables import markdown_table
+from recsim_env.plots import save_in
 from recsim_env.records import FloatArray
 from recsim_env.registry import user_models
-from recsim_env.rundir import RunFolder, disk_errors, load_run, measurement_folder, replace_file
+from recsim_env.rundir import RunFolder, load_measurement, load_run, measurement_folder
 from recsim_env.runner import Progress, run_scenario
 from recsim_env.scenario import Scenario
 
@@ -136,15 +137,11 @@ def run_agreement(
             "tau": taus(measures),
             "seconds": round(time.perf_counter() - begun, 1),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git": facts.git_state(),
-            "versions": facts.versions(),
-            "hardware": facts.hardware(),
+            **facts.surroundings(),
         }
         folder.write_json(RESULT, record)
         folder.write_text("agreement.md", markdown(record))
-        figure = plot(record)
-        with disk_errors(path):
-            replace_file(path / "agreement.png", lambda file: figure.savefig(file, dpi=DPI, metadata={"Software": ""}))
+        save_in(folder, "agreement.png", plot(record))
     return path
 
 
@@ -196,16 +193,16 @@ def _off_policy(path: Path, plan: Plan, titles: Sequence[str], earned: Measure) 
     """What an estimator makes of one recommender's log; the logging policy stands with what it earned itself."""
     others = tuple(title for title in titles if title != plan.logged)
     folder = path / "ope"
-    if not (folder / "ope.json").exists():
+    if not (folder / OPE_RESULT).exists():
         run_ope(path / plan.users[0], folder, OpePlan(plan.logged, others))
-    record = json.loads((folder / "ope.json").read_text(encoding="utf-8"))
+    record = load_measurement(folder, OPE_RESULT)
     rows = {
         row["target"]: row
         for row in record["estimates"]
         if row["estimand"] == ONE_TURN and row["estimator"] == plan.ope
     }
-    known = sorted({row["estimator"] for row in record["estimates"] if row["estimand"] == ONE_TURN})
     if not rows:
+        known = sorted({row["estimator"] for row in record["estimates"] if row["estimand"] == ONE_TURN})
         raise ScenarioError(f"--ope {plan.ope!r} estimates no one-turn value. Choose one of {', '.join(known)}.")
     place = titles.index(plan.logged)
     values, error = np.empty(len(titles)), np.zeros(len(titles))
@@ -264,19 +261,18 @@ def _rounded(values: FloatArray) -> list[float]:
 def markdown(record: Mapping[str, Any]) -> str:
     """The page ``agreement.md``."""
     names = [m["name"] for m in record["measures"]]
-    lines = [f"| recommender | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
+    lines = [["recommender", *names]]
     for row, title in enumerate(record["recommenders"]):
-        figures = [f"{measure['values'][row]:.4f}" for measure in record["measures"]]
-        lines.append(f"| {title} | {' | '.join(figures)} |")
-    tau = ["| | | Kendall's tau | 95 % | p, if orders were unrelated |", "|---|---|---|---|---|"]
-    tau += [f"| {t['first']} | {t['second']} | {' | '.join(told(t))} |" for t in record["tau"]]
+        lines.append([title, *(f"{measure['values'][row]:.4f}" for measure in record["measures"])])
+    tau = [("", "", "Kendall's tau", "95 %", "p, if orders were unrelated")]
+    tau += [(t["first"], t["second"], *told(t)) for t in record["tau"]]
     return "\n".join(
         [
             "# Agreement of orders", "",
             f"{len(record['recommenders'])} recommenders, {record['users']:,} users, {record['days']} days, seed "
             f"{record['seed']}. Intervals resample users; noise pulls resampled taus towards 0, so an interval may lie "
             "below its tau. p is that of the orders as they are.", "",
-            *lines, "", *tau, "", "![Agreement](agreement.png)", "",
+            *markdown_table(lines), "", *markdown_table(tau), "", "![Agreement](agreement.png)", "",
         ]
     )  # fmt: skip
 
@@ -308,9 +304,3 @@ def plot(record: Mapping[str, Any]) -> Figure:
     axes.set_ylim(n - 0.5, 0.5)
     figure.colorbar(image, ax=axes, label="Kendall's tau", shrink=0.8)
     return figure
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """What an agreement's folder holds."""
-    record: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    return record

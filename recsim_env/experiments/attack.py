@@ -178,9 +178,7 @@ def _open(path: Path, world: World, plan: Plan, words: dict[str, str]) -> dict[s
         "positions": places(plan.positions, scenario.slate_size),
         "fields": list(plan.fields),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": facts.git_state(),
-        "versions": facts.versions(),
-        "hardware": facts.hardware(),
+        **facts.surroundings(),
         "rows": [],
     }
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recsim_env.experiments.hostile import CONTROL
-from recsim_env.plots import DPI, GREY, MARKERS, PALETTE, WIDTH
-from recsim_env.rundir import RunFolder, disk_errors, replace_file
+from recsim_env.plots import GREY, MARKERS, PALETTE, WIDTH, save_in
+from recsim_env.rundir import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,9 +26,7 @@ _PLACES = {"first": "first on the page", "middle": "in the middle", "last": "las
 def write_report(folder: RunFolder, record: Mapping[str, Any]) -> None:
     """Writes ``attack.md`` and ``attack.png`` out of what ``attack.json`` holds."""
     folder.write_text("attack.md", markdown(record))
-    figure = lift_plot(record["rows"])
-    with disk_errors(folder.path):
-        replace_file(folder.path / "attack.png", lambda file: figure.savefig(file, dpi=DPI, metadata={"Software": ""}))
+    save_in(folder, "attack.png", lift_plot(record["rows"]))
 
 
 def lift_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:

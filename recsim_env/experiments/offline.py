@@ -6,7 +6,6 @@ baseline on the same resamples. Sampled candidates are drawn many times; mean an
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,10 +28,11 @@ from recsim_env.evaluation.protocols import (
     read_candidates,
     sampled_hits,
 )
+from recsim_env.experiments.tables import markdown_table
 from recsim_env.interfaces import Recommender
-from recsim_env.plots import DPI, GREY, PALETTE
+from recsim_env.plots import GREY, PALETTE, save_in
 from recsim_env.records import FloatArray
-from recsim_env.rundir import RunFolder, disk_errors, measurement_folder, replace_file
+from recsim_env.rundir import RunFolder, measurement_folder
 from recsim_env.scenario import RecommenderSection, Scenario
 
 if TYPE_CHECKING:
@@ -142,15 +142,11 @@ def run_evaluation(
             "rows": rows,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - begun, 1),
-            "git": facts.git_state(),
-            "versions": facts.versions(),
-            "hardware": facts.hardware(),
+            **facts.surroundings(),
         }
         folder.write_json(RESULT, record)
         folder.write_text("evaluation.md", markdown(record))
-        figure = plot(record)
-        with disk_errors(path):
-            replace_file(path / "evaluation.png", lambda file: figure.savefig(file, dpi=DPI, metadata={"Software": ""}))
+        save_in(folder, "evaluation.png", plot(record))
     return path
 
 
@@ -254,15 +250,13 @@ def markdown(record: Mapping[str, Any]) -> str:
         "sampled": f"each user's last rating among {plan['candidates']} items, {plan['n_draws']} draws",
         "fixed": f"candidate lists of {plan['file']}",
     }[plan["protocol"]]
-    header, *lines = table(record)
-    shown = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *(f"| {' | '.join(line)} |" for line in lines)]
     return "\n".join(
         [
             "# Offline evaluation", "",
             f"{record['data']}: {record['n_users']:,} users, {record['n_items']:,} items, seed {record['seed']}. "
             f"Relevant is {what}. Intervals: 95 %, bootstrap over users; differences on the same resamples. Lists are "
             "the recommenders' bare preferences, without chance.", "",
-            *shown, "", "![nDCG](evaluation.png)", "",
+            *markdown_table(table(record)), "", "![nDCG](evaluation.png)", "",
         ]
     )  # fmt: skip
 
@@ -285,9 +279,3 @@ def plot(record: Mapping[str, Any]) -> Figure:
     axes.set_xlabel(f"nDCG@{record['plan']['k']}, mean over users with 95 % interval (grey squares: baselines)")
     axes.grid(axis="x", alpha=0.3)
     return figure
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """What an evaluation's folder holds."""
-    record: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    return record

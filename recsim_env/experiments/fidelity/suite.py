@@ -165,9 +165,7 @@ def _head(plan: Plan, scenarios: Mapping[str, Scenario], worlds: Mapping[str, Wo
         "n_llm_users": plan.n_llm_users,
         "levels": first.dataset.catalog.scale.levels.tolist(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": facts.git_state(),
-        "versions": facts.versions(),
-        "hardware": facts.hardware(),
+        **facts.surroundings(),
     }
 
 

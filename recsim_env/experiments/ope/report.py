@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from recsim_env.evaluation.ope.turns import LIFE, ONE_TURN, SESSION
 from recsim_env.experiments.ope.plot import forest
-from recsim_env.plots import DPI
-from recsim_env.rundir import RunFolder, disk_errors, replace_file
+from recsim_env.experiments.tables import markdown_table
+from recsim_env.plots import save_in
+from recsim_env.rundir import RunFolder
 
 Row = Mapping[str, Any]
 RESULT = "ope.json"
@@ -28,9 +29,7 @@ CALIBRATION_HEADER = (
 def write_report(folder: RunFolder, record: Row) -> None:
     """Writes ``ope.md`` and ``ope.png`` out of what ``ope.json`` holds."""
     folder.write_text("ope.md", markdown(record))
-    figure = forest(record)
-    with disk_errors(folder.path):
-        replace_file(folder.path / "ope.png", lambda file: figure.savefig(file, dpi=DPI, metadata={"Software": ""}))
+    save_in(folder, "ope.png", forest(record))
 
 
 def tables(record: Row) -> list[tuple[str, list[tuple[str, ...]]]]:
@@ -141,9 +140,3 @@ def markdown(record: Row) -> str:
             "",
         ]
     return "\n".join([*lines, "docs/ope.md tells what to believe of this.", ""])
-
-
-def markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Header and lines as a Markdown table."""
-    rows = [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
-    return [rows[0], "|" + "---|" * len(lines[0]), *rows[1:]]

@@ -96,9 +96,7 @@ def run_ope(
     record |= {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - begun, 3),
-        "versions": facts_of.versions(),
-        "hardware": facts_of.hardware(),
-        "git": facts_of.git_state(),
+        **facts_of.surroundings(),
     }
     with RunFolder(path) as folder:
         folder.write_json(RESULT, record)
