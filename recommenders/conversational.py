@@ -102,7 +102,7 @@ class Conversational(AskingRecommender):
 
     def _planned(self, obs: ObservationBatch, slate_size: int) -> ObservationBatch:
         """The observation with the items that pass the filters as candidates; plans are kept for :meth:`scores`."""
-        speaking = [row for row in range(obs.n) if obs.message_kind[row] != MessageKind.NONE and obs.message[row]]
+        speaking = _speaking(obs)
         plans = self._plans(obs, speaking)
         self._found = {
             int(obs.user_index[row]): self._use_tools(plan, obs, row)
@@ -136,10 +136,9 @@ class Conversational(AskingRecommender):
 
     def _answers(self, obs: ObservationBatch) -> Texts | None:
         said: Texts = [None] * obs.n
-        for row in range(obs.n):
-            if obs.message_kind[row] != MessageKind.NONE and obs.message[row]:
-                found = self._found.get(int(obs.user_index[row]))
-                said[row] = found.answer if found else promise(obs.message_vector[row], self.categories)
+        for row in _speaking(obs):
+            found = self._found.get(int(obs.user_index[row]))
+            said[row] = found.answer if found else promise(obs.message_vector[row], self.categories)
         return said if any(said) else None
 
     def _plans(self, obs: ObservationBatch, rows: list[int]) -> list[Plan | None]:
@@ -162,11 +161,10 @@ class Conversational(AskingRecommender):
             if item < self.n_items
         ]
         page = "\n".join(done) or "- nothing yet"
-        words = clean(str(obs.message[row]), 300, self._asked_engine().special_tokens)
         verb = "searches for" if obs.message_kind[row] == MessageKind.SEARCH else "says"
         content = (
             f"Genres of the catalogue: {', '.join(self.categories)}\n\nWatched lately, oldest first: "
-            f"{self._past(obs, row)}\n\nThe last page:\n{page}\n\nThe user {verb}: {fence(words)}\n\n"
+            f"{self._past(obs, row)}\n\nThe last page:\n{page}\n\nThe user {verb}: {self._words(obs, row)}\n\n"
             'Write JSON: {"more": genres to show, "less": genres to leave out, "from_year": earliest year or 0, '
             '"to_year": latest year or 0, "search": words to look up in titles or "", "similar_to": a title to be '
             'similar to or "", "answer": one friendly sentence to the user}'
@@ -203,6 +201,11 @@ class Conversational(AskingRecommender):
                 bonus += self.config.tool_weight * self._texts.similarity(int(named[0]))
         answer = clean(plan.answer, 160, self._asked_engine().special_tokens)
         return Found(allowed, bonus, answer or promise(obs.message_vector[row], self.categories))
+
+
+def _speaking(obs: ObservationBatch) -> list[int]:
+    """Rows of users who have just said something."""
+    return [row for row in range(obs.n) if obs.message_kind[row] != MessageKind.NONE and obs.message[row]]
 
 
 def _plan(parsed: Any) -> Plan | None:

@@ -25,6 +25,10 @@ GRACE = 20
 """The share of bad replies counts from so many on."""
 
 
+TITLE_LENGTH, WORDS_LENGTH = 100, 300
+"""Characters of untrusted text that enter a prompt: a title, somebody's words."""
+
+
 class AskingConfig(ScoringConfig):
     """Settings of recommenders that ask a language model."""
 
@@ -114,12 +118,16 @@ class AskingRecommender(ScoringRecommender):
         """Title and year as a prompt tells them."""
         special = self._asked_engine().special_tokens
         year = int(self.catalog.year[item])
-        return clean(str(self.catalog.title[item]), 100, special) + (f" ({year})" if year else "")
+        return clean(str(self.catalog.title[item]), TITLE_LENGTH, special) + (f" ({year})" if year else "")
 
     def _card(self, item: int) -> str:
         """Title, year and categories."""
         names = [self.catalog.categories[c] for c in np.flatnonzero(self.catalog.item_categories[item])]
         return ". ".join(part for part in (self._title(item), ", ".join(names)) if part)
+
+    def _words(self, obs: ObservationBatch, row: int) -> str:
+        """What the user just said, cleaned, capped and fenced."""
+        return fence(clean(str(obs.message[row]), WORDS_LENGTH, self._asked_engine().special_tokens))
 
     def _past(self, obs: ObservationBatch, row: int) -> str:
         """The user's latest items, oldest first, fenced."""

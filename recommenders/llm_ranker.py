@@ -80,8 +80,7 @@ class LLMRanker(AskingRecommender):
     def _request(self, obs: ObservationBatch, row: int, order: IntArray, number: int) -> ChoiceRequest:
         options = tuple(LETTERS[: len(order)])
         lines = [f"{letter}: {fence(self._card(int(item)))}" for letter, item in zip(options, order, strict=True)]
-        words = obs.message[row]
-        wish = f"\nThey just said: {fence(words[:300])}" if words else ""
+        wish = f"\nThey just said: {self._words(obs, row)}" if obs.message[row] else ""
         text = f"Watched lately, oldest first: {self._past(obs, row)}{wish}\n\nWhich title do they watch next?\n"
         content = text + "\n".join(lines) + "\nYour answer, one letter:"
         messages = ({"role": "system", "content": RULES}, {"role": "user", "content": content})
