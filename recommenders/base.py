@@ -149,7 +149,7 @@ class ScoringRecommender(Recommender):
             def key(purpose: str, part: ObservationBatch = part) -> Keys:
                 return draws.keys(purpose, part.user_index, part.day, part.session, part.turn)
 
-            scores, lanes = self._allowed_scores(part)
+            scores, lanes = self.allowed_scores(part)
             slots = self._policy.sample(scores, lanes, slate_size, key)
             empty = slots == scores.shape[1]
             if self.deterministic:
@@ -165,7 +165,7 @@ class ScoringRecommender(Recommender):
         """Log-probability of given slates, float64 (N, K); see :meth:`Recommender.log_prob`."""
         result = np.zeros(items.shape)
         for rows, part in _blocks(obs):
-            scores, _ = self._allowed_scores(part)
+            scores, _ = self.allowed_scores(part)
             chances = self._policy.log_prob(scores, slots_of(items[rows], part))
             result[rows] = np.where(items[rows] == self.n_items, 0.0, chances)
         return result
@@ -195,7 +195,7 @@ class ScoringRecommender(Recommender):
     def _name(self) -> str:
         return self.name or type(self).__name__
 
-    def _allowed_scores(self, obs: ObservationBatch) -> tuple[FloatArray, IntArray]:
+    def allowed_scores(self, obs: ObservationBatch) -> tuple[FloatArray, IntArray]:
         """Standardised scores float32 (N, M), -inf where not allowed, and the slots' items (M,) or (N, M)."""
         lanes, allowed = allowed_slots(obs, self.n_items, self.config.exclude_seen)
         raw = self._fixed_shape_scores(obs)

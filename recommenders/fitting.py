@@ -23,6 +23,7 @@ from recsim_env.draws import Draws
 from recsim_env.errors import RecsimError
 from recsim_env.interfaces import Config
 from recsim_env.lm.checkpoint import Checkpoint
+from recsim_env.lm.schedule import cosine
 from recsim_env.recommenders.base import ScoringConfig, ScoringRecommender
 
 LEAST_RATE = 0.1
@@ -139,7 +140,7 @@ def train(
     started = time.perf_counter() - state["seconds"]
     while not _over(state, config):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _share(state["epoch"] / config.epochs)
+            group["lr"] = config.learning_rate * cosine(state["epoch"] / config.epochs, LEAST_RATE)
         loss = _epoch(model, optimizer, batches(state["epoch"]), loss_of, draws, state["epoch"])
         model.eval()
         with torch.no_grad():
@@ -167,10 +168,6 @@ def train(
 def _over(state: dict[str, Any], config: TrainedConfig) -> bool:
     late = config.minutes is not None and state["seconds"] > 60 * config.minutes
     return state["epoch"] >= config.epochs or state["bad"] >= config.patience or late
-
-
-def _share(progress: float) -> float:
-    return LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def _optimizer(model: nn.Module, config: TrainedConfig) -> torch.optim.AdamW:

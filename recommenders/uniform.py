@@ -22,6 +22,7 @@ from recsim_env.records import (
     SlateBatch,
     is_seen,
 )
+from recsim_env.scenario import validate_config
 
 BLOCK = 4096
 """Users whose slates are drawn at once; fits a processor's cache."""
@@ -89,7 +90,7 @@ class Uniform(Recommender):
     def load(cls, folder: Path, changes: Mapping[str, Any] | None = None) -> Self:
         """Reads what :meth:`save` wrote."""
         meta, _ = read_state(folder, cls.__name__)
-        made = cls(cls.config_class.model_validate({**meta["config"], **(changes or {})}))
+        made = cls(validate_config(cls.config_class, {**meta["config"], **(changes or {})}, str(folder)))
         made.version, made.n_items = meta["version"], meta["n_items"]
         return made
 

@@ -59,14 +59,14 @@ class World:
             self._engine_class_and_config()
             self._embedder_class_and_config()
         for section in scenario.recommenders:
-            self._new_recommender(section)
+            self.new_recommender(section)
             if section.path is not None and scenario.retrain_every:
                 raise ScenarioError(
                     f"recommenders.{section.title}: a saved recommender (path) carries no training data and cannot be "
                     "trained again. Set retrain_every: 0, or leave path out."
                 )
         if scenario.candidates is not None:
-            self._new_recommender(self._retriever_section())
+            self.new_recommender(self._retriever_section())
         for name in scenario.reward:
             rewards.get(name, "reward")
 
@@ -89,17 +89,22 @@ class World:
     def user_model(self) -> UserModel:
         """The user model, fitted on all ratings; shared by the simulators, one at a time."""
         model: UserModel = self._user_class(self._user_config)
-        if self._user_class.needs_engine:
-            section = self.scenario.engine
-            model.attach(self.engine, self.embedder, section.retries, section.max_failure_share)
+        self.equip(model)
         model.fit(self.dataset, self.draws)
         return model
 
     @property
     def needs_engine(self) -> bool:
         """Whether anything in the scenario thinks with a language model."""
-        kinds = [recommenders.get(section.name) for section in self.scenario.recommenders]
-        return bool(self._user_class.needs_engine) or any(kind.needs_engine for kind in kinds)
+        return bool(self._thinking())
+
+    def _thinking(self) -> list[str]:
+        """Settings that name something which needs a language model, with what they name."""
+        named = [("users.model", self.scenario.users.model, self._user_class)]
+        named += [
+            ("recommenders", s.name, recommenders.get(s.name, "recommender.name")) for s in self.scenario.recommenders
+        ]
+        return [f"{key} {name!r}" for key, name, kind in named if kind.needs_engine]
 
     @cached_property
     def engine(self) -> Engine:
@@ -121,7 +126,7 @@ class World:
         section = self.scenario.engine
         if section.name is None:
             raise ScenarioError(
-                f"users.model {self.scenario.users.model!r} needs a language model: name an engine, for example "
+                f"{self._thinking()[0]} needs a language model: name an engine, for example "
                 "--engine transformers --model FOLDER. 'recsim-env list engines' shows all."
             )
         kind: Any = engines.get(section.name, "engine.name")
@@ -236,12 +241,16 @@ class World:
         if section.path is not None:
             recommender = self._saved_recommender(section, section.path)
         else:
-            recommender = self._new_recommender(section)
+            recommender = self.new_recommender(section)
             recommender.fit(self.split.train, self.draws)
-        if recommender.needs_engine:
-            engine = self.scenario.engine
-            recommender.attach(self.engine, self.embedder, engine.retries, engine.max_failure_share)
+        self.equip(recommender)
         return recommender
+
+    def equip(self, plugin: UserModel | Recommender) -> None:
+        """Gives users or a recommender the scenario's engine, if they need one."""
+        if plugin.needs_engine:
+            section = self.scenario.engine
+            plugin.attach(self.engine, self.embedder, section.retries, section.max_failure_share)
 
     def _saved_recommender(self, section: RecommenderSection, path: Path) -> Recommender:
         kind: Any = recommenders.get(section.name, "recommender.name")
@@ -255,7 +264,13 @@ class World:
         return saved
 
     @staticmethod
-    def _new_recommender(section: RecommenderSection) -> Recommender:
+    def new_recommender(section: RecommenderSection) -> Recommender:
+        """A recommender that has learned nothing yet.
+
+        Raises:
+            UnknownNameError: If there is none of that name.
+            ScenarioError: If a setting is not allowed.
+        """
         kind: Any = recommenders.get(section.name, "recommender.name")
         config = validate_config(kind.config_class, section.config, f"recommenders.{section.title}")
         made: Recommender = kind(config)

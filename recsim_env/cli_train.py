@@ -72,7 +72,8 @@ def train_recommender(
 ) -> None:
     """Trains a recommender on the training part of a data set and keeps it; a scenario takes the folder as path.
 
-    Settings are the recommender's own, or the data's: `--set epochs=20` · `--set data.min_ratings=5`.
+    Settings are the recommender's own, the data's or the engine's: `--set epochs=20` · `--set data.min_ratings=5` ·
+    `--set engine.name=transformers`.
 
     Examples: `recsim-env train recommender sasrec --out my-sasrec` ·
     `recsim-env train recommender sasrec --data ml-1m/ --set data.min_ratings=5 --set minutes=60 --out ml-sasrec` ·
@@ -81,9 +82,10 @@ def train_recommender(
     from recsim_env.scenario import load_scenario
     from recsim_env.training.recommender import train_recommender as train
 
-    own = dict(_setting(o) for o in overrides or [] if not o.startswith("data."))
+    whole = [o for o in overrides or [] if o.startswith(("data.", "engine."))]
+    own = dict(_setting(o) for o in overrides or [] if o not in whole)
     plain = {"data": data_source(data), "seed": seed, "recommenders": [{"name": name, **own}]}
-    scenario = load_scenario(plain, [o for o in overrides or [] if o.startswith("data.")])
+    scenario = load_scenario(plain, whole)
     with _EpochBar(quiet) as on_progress:
         told = train(scenario, out_dir, resume, on_progress)
     found = told["figures"]

@@ -6,12 +6,11 @@ import numpy as np
 
 from recsim_env.data.splits import Split
 from recsim_env.draws import Draws
+from recsim_env.evaluation.protocols import observations
 from recsim_env.evaluation.ranking import score_rankings
 from recsim_env.interfaces import Recommender
-from recsim_env.records import Histories, Users
-from recsim_env.visible import VisibleState
+from recsim_env.records import Histories
 
-BATCH = 1024
 ASKED = 200
 """Users, at most, whose slates a recommender with a language model is asked for."""
 
@@ -35,11 +34,9 @@ def offline_metrics(
         Means as in :meth:`recsim_env.evaluation.ranking.RankingScores.means`.
     """
     data = split.train
-    users = Users(data.user_id, np.arange(data.n_users), data.profile, data.histories())
-    state = VisibleState(data.catalog, users, slate_size, history_length)
     asked = np.arange(data.n_users)
     if recommender.needs_engine and data.n_users > ASKED:
         asked = np.sort(draws.permutation("offline-users", data.n_users)[:ASKED])
-    batches = np.array_split(asked, max(1, -(-len(asked) // BATCH)))
-    top = [recommender.recommend(state.observe(rows), slate_size, draws).items for rows in batches]
+    shown = observations(data.catalog, data.histories(), asked, slate_size, history_length)
+    top = [recommender.recommend(obs, slate_size, draws).items for _, obs in shown]
     return score_rankings(np.concatenate(top), Histories.from_ratings(split.test, data.n_users).take(asked)).means()

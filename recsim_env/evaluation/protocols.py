@@ -70,26 +70,32 @@ class Lists:
     top: IntArray
     relevant: Histories
 
-    def scores(self, k: int | None = None) -> RankingScores:
-        """Ranking figures of the first ``k`` places."""
-        return score_rankings(self.top[:, :k], self.relevant)
+    def scores(self) -> RankingScores:
+        """Ranking figures."""
+        return score_rankings(self.top, self.relevant)
 
 
 def observations(
-    catalog: Catalog, histories: Histories, length: int = HISTORY, block: int = BLOCK
+    catalog: Catalog, histories: Histories, rows: IntArray | None = None, slate_size: int = 1, length: int = HISTORY
 ) -> Iterator[tuple[IntArray, ObservationBatch]]:
     """What a recommender sees of users who open the app for the first time, some at a time.
 
+    Args:
+        catalog: The items.
+        histories: What the users have rated.
+        rows: int (N,), some of the histories' users; None is all.
+        slate_size: Places of the page before, which is empty; at most ``length``.
+        length: Latest items that are seen.
+
     Yields:
-        Rows of the histories int64 (N,), and their observation.
+        Rows of the histories int64 (n,), and their observation; ``user_index`` is the row.
     """
-    n = histories.n_users
-    for start in range(0, n, block):
-        rows = np.arange(start, min(start + block, n))
-        own = histories.take(rows)
-        names = np.array([str(row) for row in rows], object)
-        state = VisibleState(catalog, Users(names, rows, {}, own), 1, length)
-        yield rows, state.observe(np.arange(len(rows)))
+    asked = np.arange(histories.n_users) if rows is None else rows
+    for start in range(0, len(asked), BLOCK):
+        some = asked[start : start + BLOCK]
+        names = np.array([str(row) for row in some], object)
+        state = VisibleState(catalog, Users(names, some, {}, histories.take(some)), slate_size, length)
+        yield some, replace(state.observe(np.arange(len(some))), user_index=some)
 
 
 def ranked(recommender: Recommender, catalog: Catalog, histories: Histories, k: int) -> IntArray:
@@ -97,11 +103,6 @@ def ranked(recommender: Recommender, catalog: Catalog, histories: Histories, k: 
     served = greedy(recommender)
     parts = [served.recommend(obs, k, Draws(0)).items for _, obs in observations(catalog, histories)]
     return np.concatenate(parts)
-
-
-def last_out(recommender: Recommender, split: Split, k: int = 10) -> RankingScores:
-    """Figures of the held-out ratings of a split, full ranking; for users who have any."""
-    return full_ranking(recommender, split, k).scores()
 
 
 def full_ranking(recommender: Recommender, split: Split, k: int = 10) -> Lists:

@@ -17,14 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recsim_env.data.load import load_dataset
-from recsim_env.data.splits import split_dataset
-from recsim_env.draws import Draws
-from recsim_env.evaluation.protocols import last_out
-from recsim_env.interfaces import Recommender
+from recsim_env.build import World
+from recsim_env.evaluation.protocols import full_ranking
 from recsim_env.lm.checkpoint import Checkpoint
-from recsim_env.registry import recommenders
-from recsim_env.scenario import Scenario, validate_config
+from recsim_env.scenario import Scenario
 
 
 def train_recommender(
@@ -43,21 +39,20 @@ def train_recommender(
 
     Raises:
         RunFolderError: If the folder is not empty, or there is nothing to resume.
+        ScenarioError: If the recommender asks a language model and the scenario names no engine.
     """
-    section = scenario.recommenders[0]
-    kind: Any = recommenders.get(section.name, "recommender")
-    recommender: Recommender = kind(validate_config(kind.config_class, section.config, section.name))
+    world, section = World(scenario), scenario.recommenders[0]
+    recommender = world.new_recommender(section)
     fitting: Any = getattr(recommender, "fitting", None)
     checkpoint = Checkpoint(out)
     checkpoint.claim(resume and fitting is not None)
     if fitting is not None:
         fitting.folder, fitting.resume = out, resume
         fitting.tell = on_progress or fitting.tell
-    draws = Draws(scenario.seed)
-    split = split_dataset(load_dataset(scenario.data), scenario.data, draws)
     begun = time.perf_counter()
-    recommender.fit(split.train, draws)
+    recommender.fit(world.split.train, world.draws)
     seconds = time.perf_counter() - begun
+    world.equip(recommender)
     out.mkdir(parents=True, exist_ok=True)
     recommender.save(out)
     log: list[dict[str, float]] = getattr(recommender, "log", [])
@@ -65,13 +60,14 @@ def train_recommender(
         frame = pd.DataFrame(log)
         frame.to_parquet(out / "log.parquet")
         _plot(frame, str(getattr(recommender, "measure", "validation")), out / "curve.png")
+    figures = full_ranking(recommender, world.split).scores().means()
     told = {
         "recommender": section.name,
         "settings": recommender.config.model_dump(mode="json"),
         "data": scenario.data.model_dump(mode="json"),
         "seed": scenario.seed,
-        "ratings": {"training": len(split.train.ratings), "test": len(split.test)},
-        "figures": {name: float(np.round(value, 6)) for name, value in last_out(recommender, split).means().items()},
+        "ratings": {"training": len(world.split.train.ratings), "test": len(world.split.test)},
+        "figures": {name: float(np.round(value, 6)) for name, value in figures.items()},
         "epochs": len(log),
         "seconds": round(log[-1]["seconds"] if log else seconds, 1),
         "versions": {name: version(name) for name in ("numpy", "torch")},

@@ -28,6 +28,7 @@ from recsim_env.engine.base import ChatTokenizer
 from recsim_env.errors import EngineError
 from recsim_env.lm.backbone import Backbone, add_lora, device_of, load_model, scratch_model, trainable
 from recsim_env.lm.checkpoint import Checkpoint
+from recsim_env.lm.schedule import cosine
 from recsim_env.training.card import write_result
 from recsim_env.training.config import UserLMConfig
 from recsim_env.training.encoding import Encoder
@@ -204,7 +205,7 @@ class Trainer:
             self.packed.check(batch)
         progress = step / max(self.state["total"], 1)
         rise = min(1.0, progress / c.warmup) if c.warmup else 1.0
-        fall = LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        fall = cosine(progress, LEAST_RATE)
         for group in self.optimizer.param_groups:
             group["lr"] = c.rate * max(rise, 1e-3) * fall
         self.model.train()

@@ -93,6 +93,14 @@ def test_candidates_may_hold_what_was_seen(split, ease):
     assert (lists[:, 1] == 20).all()
 
 
+def test_blocks_of_users_have_luck_of_their_own(split, monkeypatch):
+    uniform = Uniform()
+    uniform.fit(split.train, Draws(0))
+    whole = full_ranking(uniform, split, 3).top
+    monkeypatch.setattr("recsim_env.evaluation.protocols.BLOCK", 7)
+    assert np.array_equal(full_ranking(uniform, split, 3).top, whole)
+
+
 def test_a_newcomer_is_served(split, ease):
     empty = split.train.histories().take(np.array([-1]))
     assert (ranked(ease, split.train.catalog, empty, 3) < 20).all()

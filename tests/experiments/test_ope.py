@@ -25,9 +25,7 @@ from recsim_env.rebuild import rebuild
 from recsim_env.recommenders.base import ScoringRecommender
 from recsim_env.registry import recommenders
 from recsim_env.rewards import Reward
-from recsim_env.rundir import load_run
-from recsim_env.runner import run_scenario
-from recsim_env.scenario import RecommenderSection, load_scenario
+from recsim_env.scenario import RecommenderSection
 
 SMALL = {
     "name": "small",
@@ -51,16 +49,6 @@ KINDS = [
     {"name": "popularity", "temperature": 0.0},
     {"name": "popularity", "epsilon": 1.0},
 ]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return load_run(run_scenario(load_scenario(SMALL), tmp_path_factory.mktemp("ope") / "run"))
-
-
-@pytest.fixture(scope="module")
-def world(run):
-    return World(load_scenario(run.manifest["scenario"]))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from recsim_env.experiments.ope.study import Plan, run_ope
 from recsim_env.recommenders.base import ScoringRecommender
 from recsim_env.records import SlateBatch
 from recsim_env.registry import recommenders
-from recsim_env.rundir import load_run
 from recsim_env.runner import run_scenario
 from recsim_env.scenario import load_scenario
 
@@ -37,16 +36,6 @@ SMALL = {
         {"name": "popularity", "label": "near", "temperature": 0.8},
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return load_run(run_scenario(load_scenario(SMALL), tmp_path_factory.mktemp("ope") / "run"))
-
-
-@pytest.fixture(scope="module")
-def world(run):
-    return World(load_scenario(run.manifest["scenario"]))
 
 
 def picked(run, n):

@@ -77,13 +77,13 @@ def parse_target(text: str, known: Iterable[str]) -> RecommenderSection:
         raise ScenarioError(message) from None
     if section.name not in recommenders.names():
         raise UnknownNameError("recommender", section.name, [*known, *recommenders.names()], "--target")
-    World._new_recommender(section)  # refuses settings that it does not have
+    World.new_recommender(section)  # refuses settings that it does not have
     return section
 
 
 def is_certain(section: RecommenderSection) -> bool:
     """Whether a recommender shows one slate in every state."""
-    return bool(World._new_recommender(section).deterministic)
+    return bool(World.new_recommender(section).deterministic)
 
 
 def refuse_certain(log: Log, title: str) -> None:

@@ -152,7 +152,7 @@ def next_item(recommender: Recommender, obs: ObservationBatch, n_items: int) -> 
     if not isinstance(recommender, ScoringRecommender) or _own_slates(type(recommender)):
         return None
     config = recommender.config
-    scores, lanes = recommender._allowed_scores(obs)
+    scores, lanes = recommender.allowed_scores(obs)
     logits = scores / np.float32(config.temperature) if config.temperature > 0 else _ranked(scores)
     return NextItem(_by_item(logits, lanes, n_items), config.epsilon)
 
