@@ -23,6 +23,7 @@ LENGTH, INVALID_JSON, INVALID_SCHEMA, EMPTY = "length", "invalid_json", "invalid
 """Kinds of unusable replies, as counted in an engine's usage."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_NO_CHARACTER = re.compile("\ufffd+")
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
@@ -57,12 +58,14 @@ def read_reply(text: str, schema: Mapping[str, Any] | None, finish_reason: str) 
 
 
 def plain(text: str) -> str:
-    """The text with a space for every run of control characters.
+    """The text with a space for every run of control characters, and one mark for every run of replacement marks.
 
     xgrammar compiles ``maxLength`` to a rule that lets raw control characters into strings, and then the text is no
     JSON. (Its patterns with bounded repetition are no way out: in 0.2.7 a compiler that caches refuses the second one.)
+    It also counts four bytes that are no character as one character, of which decoding makes four marks, and then the
+    string is too long.
     """
-    return _CONTROL.sub(" ", text)
+    return _NO_CHARACTER.sub("\ufffd", _CONTROL.sub(" ", text))
 
 
 def validated(completion: Completion, kind: type[M]) -> tuple[M | None, Completion]:

@@ -120,6 +120,13 @@ def test_control_characters_inside_strings_become_spaces():
     assert kept.text.count("\x07") == 1, "the raw text stays"
 
 
+def test_bytes_that_are_no_character_count_once():
+    """xgrammar lets four such bytes pass as one character; decoded they are four marks."""
+    found, kept = validated(Completion('{"word": "' + "\ufffd" * 4 + 'abcd", "n": 1}'), Spoken)
+    assert found == Spoken(word="\ufffdabcd", n=1)
+    assert kept.text.count("\ufffd") == 4, "the raw text stays"
+
+
 class Spoken(BaseModel):
     word: str = Field(max_length=5)
     n: int

@@ -122,7 +122,7 @@ def test_bfloat16_is_near(tiny_model, vllm_engine):
 
 def test_json_fits_its_schema(vllm_engine, over_http):
     for engine in (vllm_engine, over_http):
-        for completion in engine.generate(texts(Words.model_json_schema())):
+        for completion in engine.generate(texts(Words.model_json_schema(), count=200)):
             words, checked = validated(completion, Words)
             assert words is not None, checked.error
             assert completion.parsed == json.loads(plain(completion.text)) == words.model_dump()
