@@ -1,10 +1,12 @@
-"""The benchmarks of language-model users run, in a small way; their figures are not looked at here."""
+"""Benchmarks run, in a small way; their figures are not looked at here."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from recsim_env.registry import recommenders
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -38,3 +40,12 @@ def test_memory_in_a_process_of_its_own(tmp_path):
     assert "| memory: vectors (float16) |" in text
     assert "40 users" in text
     assert "GiB: met" in text
+
+
+@pytest.mark.slow
+def test_recommend_throughput_has_every_recommender(tmp_path):
+    text = run("recommend_throughput", tmp_path)
+    for name in recommenders.names():
+        asks = recommenders.get(name).needs_engine
+        assert (f"| {name}, all have spoken | 1 |" if asks else f"| {name} | 40 |") in text
+    assert "took 2 passes of its decoder over 64 prompts in all" in text
