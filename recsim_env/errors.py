@@ -19,12 +19,22 @@ class UnknownNameError(RecsimError):
     def __init__(self, kind: str, name: str, allowed: Iterable[str], where: str = "", remedy: str = "") -> None:
         self.kind, self.name, self.allowed, self.where = kind, name, sorted(allowed), where
         text = f"Unknown {kind} {name!r}{f' ({where})' if where else ''}."
-        near = difflib.get_close_matches(name, self.allowed, n=1, cutoff=0.6)
+        super().__init__(f"{text}{self._nearest('Allowed')} {remedy}".rstrip())
+
+    def _nearest(self, word: str) -> str:
+        """The name that was meant, or all that there are after a word."""
+        near = difflib.get_close_matches(self.name, self.allowed, n=1, cutoff=0.6)
         if near:
-            text += f" Did you mean {near[0]!r}?"
-        elif self.allowed:
-            text += f" Allowed: {', '.join(self.allowed)}."
-        super().__init__(f"{text} {remedy}".rstrip())
+            return f" Did you mean {near[0]!r}?"
+        return f" {word}: {', '.join(self.allowed)}." if self.allowed else ""
+
+
+class MissingColumnError(UnknownNameError):
+    """A table lacks a column."""
+
+    def __init__(self, name: str, columns: Iterable[str], where: str, remedy: str = "") -> None:
+        super().__init__("column", name, columns, where, remedy)
+        self.args = (f"{where} has no column {name!r}.{self._nearest('It has')} {remedy}".rstrip(),)
 
 
 class DuplicateNameError(RecsimError):

@@ -19,7 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 from numpy.typing import NDArray
 
-from recsim_env.errors import DataError, UnknownNameError
+from recsim_env.errors import DataError, MissingColumnError
 from recsim_env.records import TextArray
 
 _UNIT_SEPARATOR = "\x1f"  # stands for separators of two characters, which pyarrow cannot read
@@ -52,7 +52,7 @@ class Table:
         """A column as str objects (R,); numbers become text, lists are joined by ``|``, an absent value is "".
 
         Raises:
-            UnknownNameError: If there is no such column.
+            MissingColumnError: If there is no such column.
             DataError: If a value is empty although one is required.
         """
         values = self._column(name)
@@ -69,7 +69,7 @@ class Table:
         """A column of ids as str objects (R,), each once.
 
         Raises:
-            UnknownNameError: If there is no such column.
+            MissingColumnError: If there is no such column.
             DataError: If an id is empty or stands twice.
         """
         values = self.text(name)
@@ -83,7 +83,7 @@ class Table:
         """A column as float64 (R,); an absent value is NaN.
 
         Raises:
-            UnknownNameError: If there is no such column.
+            MissingColumnError: If there is no such column.
             DataError: If a value is no number, or is absent although one is required.
         """
         values = self._column(name)
@@ -105,12 +105,17 @@ class Table:
         """An error that points at a row."""
         return DataError(message, self.path, self.line(row), remedy)
 
+    def lacks(self, name: str, remedy: str) -> MissingColumnError:
+        """An error that names a column which is not there."""
+        names = self.columns.column_names
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+            remedy = "Its columns are not separated by commas: write it with commas."
+        return MissingColumnError(name, names, str(self.path), remedy)
+
     def _column(self, name: str) -> pa.ChunkedArray:
         names = self.columns.column_names
         if name not in names:
-            raise UnknownNameError(
-                "column", name, names, str(self.path), "Set the names under data.columns (timestamp may be null)."
-            )
+            raise self.lacks(name, "Set the names under data.columns (timestamp may be null).")
         if names.count(name) > 1:
             raise DataError(f"Column {name!r} stands there twice.", self.path, 1, "Rename or remove one of them.")
         return self.columns.column(name)

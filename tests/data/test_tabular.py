@@ -119,7 +119,7 @@ def test_no_scale(tmp_path, scale):
 
 def test_unknown_column_suggests(tmp_path):
     path = write(tmp_path / "r.csv", GOOD)
-    with pytest.raises(UnknownNameError, match=r"Unknown column 'ratings' .*r.csv.*Did you mean 'rating'") as caught:
+    with pytest.raises(UnknownNameError, match=r"r.csv has no column 'ratings'.*Did you mean 'rating'") as caught:
         load_table(path, Columns(rating="ratings"))
     assert caught.value.allowed == ["item_id", "rating", "timestamp", "user_id"]
 

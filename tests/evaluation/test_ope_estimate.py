@@ -74,6 +74,7 @@ def test_weights_per_position_are_averaged():
 def test_few_effective_turns_are_marked():
     assert Estimate("IPS", 1.0, 0.0, 2.0, 1000, Diagnostics(9.0, 0.009, 5.0, 1.0, 0.0, 0.0)).few
     assert not Estimate("IPS", 1.0, 0.0, 2.0, 1000, Diagnostics(10.0, 0.010, 5.0, 1.0, 0.0, 0.0)).few
+    assert Estimate("IPS", 1.0, 0.0, 2.0, 50, Diagnostics(9.0, 0.18, 5.0, 1.0, 0.0, 0.0)).few
     assert not Estimate("DM", 1.0, 0.0, 2.0, 1000, None).few
 
 

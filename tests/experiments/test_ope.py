@@ -300,7 +300,12 @@ def test_tables_and_notes_have_a_line_for_everything(told):
     assert all(len(line) == len(table[0]) for _, table in tables(record) for line in table)
     said = " ".join(notes(record))
     assert "turns of 120 users" in said
-    assert ("Warning" in said) == any(r["few"] for r in record["estimates"])
+    assert ("marked 'few'" in said) == any(r["few"] for r in record["estimates"])
+    assert ("never shown" in said) == any((r["unsupported"] or 0) >= 0.01 for r in record["estimates"])
+    first = record["estimates"][0]
+    worse = {**record, "estimates": [{**first, "unsupported": 0.767, "low": None, "high": None}]}
+    assert f"77% of what {first['target']!r} shows is never shown" in " ".join(notes(worse))
+    assert tables(worse)[0][1][1][3] == "-"
     assert "docs/ope.md" in markdown(record)
 
 

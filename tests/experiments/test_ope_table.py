@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsim_env.errors import DataError, RecsimError, ScenarioError, UnknownNameError
+from recsim_env.errors import DataError, RecsimError, RunFolderError, ScenarioError, UnknownNameError
 from recsim_env.experiments.ope.study import Plan, run_ope
 from recsim_env.experiments.ope.table import evaluate_table, read_table
 
@@ -99,8 +99,9 @@ def changed(text, line, old, new):
         (changed(ONE, 5, "0.75,0", "0.75,1.1"), DataError, "line 5: target_propensity is 1.1; .* between 0"),
         (changed(ONE, 2, "ann", ""), DataError, "line 2: user is empty"),
         (changed(ONE, 2, ",1,", ",,"), DataError, "line 2: reward is ''"),
-        (changed(ONE, 1, "propensity", "pscore"), UnknownNameError, "Unknown column 'propensity'.*docs/ope.md"),
+        (changed(ONE, 1, "propensity", "pscore"), UnknownNameError, "has no column 'propensity'.*docs/ope.md"),
         (changed(ONE, 1, "user", "usr"), UnknownNameError, "Did you mean 'usr'"),
+        (ONE.replace(",", ";"), UnknownNameError, "has no column 'user'.*not separated by commas"),
         ("user,item,reward,propensity\n", DataError, "no rows"),
         (changed(SLATES, 3, ",1,x", ",2,x"), DataError, "line 3: Position 2 stands twice"),
         (changed(SLATES, 3, ",1,x", ",0.5,x"), DataError, "line 3: position is 0.5"),
@@ -133,6 +134,11 @@ def test_a_deterministic_log_is_refused_with_the_remedy(tmp_path):
 def test_options_of_runs_are_refused(tmp_path):
     with pytest.raises(ScenarioError, match="for run folders"):
         run_ope(written(tmp_path, ONE), tmp_path / "out", Plan(calibrate=True))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match=r"log.txt is neither a run folder nor a log.*\.csv or \.parquet"):
+        run_ope(written(tmp_path, ONE, "log.txt"), tmp_path / "out")
 
 
 def test_the_command_reads_a_table(tmp_path):

@@ -15,6 +15,8 @@ from recsim_env.records import BoolArray, FloatArray, IntArray
 
 FEW = 0.01
 """Share of effective units below which an estimate comes with a warning."""
+FEW_UNITS = 10
+"""Number of effective units below which it does so too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ class Estimate:
 
     @property
     def few(self) -> bool:
-        """Whether fewer than 1 % of the units count."""
-        return self.diagnostics is not None and self.diagnostics.effective_share < FEW
+        """Whether fewer than 1 % of the units count, or fewer than ten."""
+        told = self.diagnostics
+        return told is not None and (told.effective_share < FEW or told.effective < FEW_UNITS)
 
     def row(self) -> dict[str, Any]:
         """The estimate as plain data, None for what is no number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recsim_env.evaluation.ope.estimate import FEW_UNITS
 from recsim_env.evaluation.ope.turns import LIFE, ONE_TURN, SESSION
 from recsim_env.experiments.ope.plot import forest
 from recsim_env.experiments.tables import markdown_table
@@ -13,6 +14,8 @@ from recsim_env.rundir import RunFolder
 
 Row = Mapping[str, Any]
 RESULT = "ope.json"
+UNSUPPORTED = 0.01
+"""Share of a target's items that the log cannot hold from which on it is warned of."""
 ESTIMANDS = (ONE_TURN, SESSION, LIFE)
 GOOD = (0.90, 0.99)
 """Coverage that a 95 % interval may have to count as right."""
@@ -79,9 +82,17 @@ def notes(record: Row) -> list[str]:
     few = [r for r in record["estimates"] if r["few"]]
     if few:
         said.append(
-            f"Warning: {len(few)} estimates rest on an effective sample below 1 % of the log (marked 'few'). Do not "
-            "believe them or their intervals: log with more chance, or evaluate targets nearer to the logging policy."
+            f"Warning: {len(few)} estimates rest on an effective sample below 1 % of the log or below {FEW_UNITS} "
+            "(marked 'few'). Do not believe them or their intervals: log more turns or with more chance, or evaluate "
+            "targets nearer to the logging policy."
         )
+    unsupported = {r["target"]: r["unsupported"] for r in record["estimates"] if r["unsupported"]}
+    for target, share in unsupported.items():
+        if share >= UNSUPPORTED:
+            said.append(
+                f"Warning: {share:.0%} of what {target!r} shows is never shown by the logging policy, so no estimator "
+                "but DM can see it; the others are about something else, mostly too low. Log with some epsilon."
+            )
     return said
 
 
@@ -120,7 +131,7 @@ def _figure(value: float | None, digits: int = 4) -> str:
 
 
 def _interval(row: Row) -> str:
-    return f"{_figure(row['low'])} to {_figure(row['high'])}"
+    return "-" if row["low"] is None else f"{_figure(row['low'])} to {_figure(row['high'])}"
 
 
 def _share(value: float | None) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from recsim_env import manifest as facts_of
 from recsim_env.build import World
-from recsim_env.errors import RecsimError, ScenarioError
+from recsim_env.errors import RecsimError, RunFolderError, ScenarioError
 from recsim_env.evaluation.ope import reward_model
 from recsim_env.evaluation.ope.estimate import Clusters, Estimate, estimate_all
 from recsim_env.evaluation.ope.estimators import Terms
@@ -27,7 +27,7 @@ from recsim_env.evaluation.ope.turns import LIFE, ONE_TURN, SESSION, AllTerms, E
 from recsim_env.experiments.ope.choose import choose_logged, choose_targets, refuse_certain
 from recsim_env.experiments.ope.logs import Beside, Earned, Follower, Log, Logger, observations, read_earned, read_log
 from recsim_env.experiments.ope.report import RESULT, write_report
-from recsim_env.experiments.ope.table import evaluate_table, is_table
+from recsim_env.experiments.ope.table import READERS, evaluate_table, is_table
 from recsim_env.interfaces import Recommender
 from recsim_env.rebuild import catalog_of
 from recsim_env.records import FloatArray, IntArray
@@ -81,6 +81,11 @@ def run_ope(
         RecsimError: If the log has no chance in it, or the data is not that of the run.
     """
     begun, plan = time.perf_counter(), plan or Plan()
+    if Path(source).is_file() and not is_table(source):
+        raise RunFolderError(
+            f"{source} is neither a run folder nor a log. The name of a log ends in {' or '.join(READERS)}; "
+            "docs/ope.md tells its columns."
+        )
     if is_table(source):
         _check_table_options(plan)
         path = measurement_folder(out, RESULT, f"ope-{Path(source).stem}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recsim_env.data.reading import Table, read_csv, read_parquet
-from recsim_env.errors import DataError, RecsimError, UnknownNameError
+from recsim_env.errors import DataError, RecsimError
 from recsim_env.evaluation.ope.estimate import Clusters, estimate_all
 from recsim_env.evaluation.ope.estimators import Terms
 from recsim_env.evaluation.ope.turns import ONE_TURN, Turns, turn_terms
@@ -59,7 +59,7 @@ def evaluate_table(path: Path) -> dict[str, Any]:
 
     Raises:
         DataError: If a value cannot be; the row is named.
-        UnknownNameError: If a column is missing.
+        MissingColumnError: If a column is missing.
         RecsimError: If the log has no chance in it.
     """
     log = read_table(path)
@@ -95,19 +95,13 @@ def read_table(path: Path) -> TableLog:
 
     Raises:
         DataError: If the file cannot be read, or a value cannot be; the row is named.
-        UnknownNameError: If a column is missing.
+        MissingColumnError: If a column is missing.
     """
     table = READERS[path.suffix](path)
     names = set(table.columns.column_names)
     for name in REQUIRED:
         if name not in names:
-            raise UnknownNameError(
-                "column",
-                name,
-                names,
-                str(path),
-                f"A log needs {', '.join(REQUIRED)}; docs/ope.md tells what they hold.",
-            )
+            raise table.lacks(name, f"A log needs {', '.join(REQUIRED)}; docs/ope.md tells what they hold.")
     if not len(table):
         raise DataError("The file has no rows.", path, remedy="Give a file with one row per shown item.")
     columns = {
@@ -162,9 +156,7 @@ def _places(table: Table, names: set[str]) -> tuple[IntArray, IntArray]:
     if "slate" not in names:
         return np.arange(n), np.zeros(n, np.int64)
     if "position" not in names:
-        raise UnknownNameError(
-            "column", "position", names, str(table.path), "A log with a column slate needs the positions too."
-        )
+        raise table.lacks("position", "A log with a column slate needs the positions too.")
     slate = np.unique(table.text("slate").astype(str), return_inverse=True)[1].astype(np.int64)
     values = table.numbers("position")
     lowest = 1.0 if values.min() >= 1.0 else 0.0
