@@ -1,8 +1,9 @@
 """Do offline figures, off-policy estimates and simulated users order recommenders alike?
 
-    python benchmarks/agreement.py [--users behavioral,llm] [--count 500] [--days 10]
+    python benchmarks/agreement.py [--users behavioral,llm] [--count 1000] [--days 14] [--llm-users 48] [--llm-days 3]
 
-Nine recommenders on the built-in data; language-model users are 40, with the package's small model.
+Nine recommenders on the built-in data. Language-model users, with the package's small model, are few and stay for a few
+days, since they are slow: their intervals are wide, and the page says how wide.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ def main() -> None:
     """Measures, prints and keeps the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", default="behavioral,llm")
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--days", type=int, default=8)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--days", type=int, default=14)
+    parser.add_argument("--llm-users", type=int, default=48)
+    parser.add_argument("--llm-days", type=int, default=3)
     arguments = parser.parse_args()
     asked = {
         "name": "agreement", "users": {"count": arguments.count, **LLM_USERS}, "days": arguments.days,
         "recommenders": [dict(section) for section in DEFAULT], "engine": {"name": "transformers", "model": "builtin"},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
-        plan = Plan(tuple(arguments.users.split(",")))
+        plan = Plan(tuple(arguments.users.split(",")), n_llm_users=arguments.llm_users, llm_days=arguments.llm_days)
         folder = run_agreement(load_scenario(asked), Path(place) / "agreement", plan, tell)
         record = load_measurement(folder, RESULT)
         body = markdown(record).split("\n", 2)[2]

@@ -200,7 +200,9 @@ class Conversational(AskingRecommender):
             if len(named):
                 bonus += self.config.tool_weight * self._texts.similarity(int(named[0]))
         answer = clean(plan.answer, 160, self._asked_engine().special_tokens)
-        return Found(allowed, bonus, answer or promise(obs.message_vector[row], self.categories))
+        if not any(character.isalpha() for character in answer):  # a small model's "," says nothing
+            answer = promise(obs.message_vector[row], self.categories)
+        return Found(allowed, bonus, answer)
 
 
 def _speaking(obs: ObservationBatch) -> list[int]:

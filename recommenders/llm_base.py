@@ -89,7 +89,7 @@ class AskingRecommender(ScoringRecommender):
         if self.engine is None:
             raise EngineError(
                 f"{self._name} needs a language model: name an engine in the scenario, for example --engine "
-                "transformers --model FOLDER, or call attach(engine, embedder)."
+                "transformers --model builtin (or a FOLDER), or call attach(engine, embedder)."
             )
         return self.engine
 

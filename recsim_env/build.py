@@ -126,10 +126,16 @@ class World:
         section = self.scenario.engine
         if section.name is None:
             raise ScenarioError(
-                f"{self._thinking()[0]} needs a language model: name an engine, for example "
-                "--engine transformers --model FOLDER. 'recsim-env list engines' shows all."
+                f"{self._thinking()[0]} needs a language model: name an engine, for example --engine transformers "
+                "--model builtin (the package's small one) or --model FOLDER. 'recsim-env list engines' shows all."
             )
         kind: Any = engines.get(section.name, "engine.name")
+        model = kind.config_class.model_fields.get("model")
+        if model is not None and model.is_required() and "model" not in section.config:
+            raise ScenarioError(
+                f"engine {section.name!r} needs a model (engine.model): name one with --model. docs/engines.md says "
+                "which; 'builtin', the package's small one, is for transformers and vllm."
+            )
         return kind, validate_config(kind.config_class, section.config, "engine")
 
     def _embedder_class_and_config(self) -> tuple[Any, Any]:

@@ -38,6 +38,8 @@ def evaluate(
     candidates: Annotated[Path | None, typer.Option("--candidates", metavar="FILE", help="fixed: the lists.")] = None,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="The counting baselines too.")] = True,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of split and fits.")] = 0,
+    engine: EngineName = None,
+    model: Model = None,
     overrides: Overrides = None,
     out_dir: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder; default runs/evaluate-TIME.")
@@ -49,7 +51,8 @@ def evaluate(
     Examples: `recsim-env evaluate` ·
     `recsim-env evaluate als sasrec=my-sasrec --data ml-1m/ --set data.min_ratings=5` ·
     `recsim-env evaluate sasrec=my-sasrec --protocol sampled --k 1` ·
-    `recsim-env evaluate ease --protocol fixed --candidates lists.csv`
+    `recsim-env evaluate ease --protocol fixed --candidates lists.csv` ·
+    `recsim-env evaluate llm-ranker --engine transformers --model builtin`
     """
     from recsim_env.experiments.offline import BASELINES, RESULT, Plan, run_evaluation, table
     from recsim_env.rundir import load_measurement
@@ -58,7 +61,7 @@ def evaluate(
     plan = Plan(protocol, k, n_candidates, n_draws, candidates, BASELINES if baselines else ())
     named: list[dict[str, Any]] = [_section(name) for name in names or BASELINES]
     plain = {"name": "evaluate", "data": data_source(data), "seed": seed, "recommenders": named}
-    scenario = load_scenario(plain, overrides or [])
+    scenario = load_scenario(plain, [*engine_changes(engine, model, None, None), *(overrides or [])])
     with _NamesBar(quiet) as on_progress:
         folder = run_evaluation(scenario, out_dir, plan, on_progress)
     show_table(table(load_measurement(folder, RESULT)))
@@ -75,6 +78,12 @@ def agreement(
         "Cascade-DR"
     ),
     logged: Annotated[str, typer.Option("--logged", help="Recommender whose turns are the log.")] = "uniform",
+    n_llm_users: Annotated[
+        int, typer.Option("--n-llm-users", metavar="N", min=2, help="Most users where a language model decides.")
+    ] = 40,
+    llm_days: Annotated[
+        int | None, typer.Option("--llm-days", metavar="N", min=1, help="Days of theirs; default as of all.")
+    ] = None,
     engine: EngineName = None,
     model: Model = None,
     overrides: Overrides = None,
@@ -86,7 +95,8 @@ def agreement(
     """Whether offline figures, off-policy estimates and simulations put recommenders into the same order.
 
     Examples: `recsim-env agreement` · `recsim-env agreement --set users.count=1000 --set days=20` ·
-    `recsim-env agreement --users behavioral,llm --engine transformers --model builtin`
+    `recsim-env agreement --users behavioral,llm --engine transformers --model builtin --n-llm-users 16 --llm-days 3
+    --set users.averages=true --set users.remembered=16 --set users.watch_bias=-1.5`
     """
     from recsim_env.experiments.agreement import DEFAULT, RESULT, Plan, run_agreement, told
     from recsim_env.rundir import load_measurement
@@ -97,7 +107,7 @@ def agreement(
         "name": "agreement", "data": data_source(data), "users": {"count": 500}, "days": 10, "recommenders": wanted,
     }  # fmt: skip
     changes = engine_changes(engine, model, None, None)
-    plan = Plan(names_of(users), None if ope == "none" else ope, logged)
+    plan = Plan(names_of(users), None if ope == "none" else ope, logged, n_llm_users, llm_days)
     with TurnsBar(quiet) as on_progress:
         folder = run_agreement(load_scenario(plain, [*changes, *(overrides or [])]), out_dir, plan, on_progress)
     orders = load_measurement(folder, RESULT)["tau"]

@@ -240,9 +240,10 @@ class _Nobody(Engine):
         self.path = path
 
     def _refuse(self, requests: Sequence[ChoiceRequest] | Sequence[TextRequest]) -> EngineError:
+        more = f" (and to {len(requests) - 1} more)" if len(requests) > 1 else ""
         return EngineError(
-            f"engine 'replay': {self.path} holds no reply to {requests[0].key} (and {len(requests) - 1} more). "
-            "Replay needs the same scenario, model and prompts as the recorded run."
+            f"engine 'replay': {self.path} holds no reply to {requests[0].key}{more}. Replay needs the same scenario, "
+            "model and prompts as the recorded run."
         )
 
     def choose(self, requests: Sequence[ChoiceRequest]) -> list[FloatArray]:

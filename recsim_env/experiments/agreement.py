@@ -22,9 +22,9 @@ from scipy.stats import kendalltau
 from recsim_env import manifest as facts
 from recsim_env.build import World
 from recsim_env.draws import Draws
-from recsim_env.errors import ScenarioError
+from recsim_env.errors import RunFolderError, ScenarioError
 from recsim_env.evaluation.bootstrap import N_REPLICATES, ratios, resampled_counts
-from recsim_env.evaluation.cells import RATIOS
+from recsim_env.evaluation.cells import RATIOS, WEEK
 from recsim_env.evaluation.ope.turns import ONE_TURN
 from recsim_env.evaluation.protocols import full_ranking
 from recsim_env.evaluation.summary import evaluate
@@ -68,13 +68,15 @@ class Plan:
         users: User models, each simulated on-policy.
         ope: Estimator of the off-policy value; None leaves it out. The log is that of ``logged`` under the first users.
         logged: Recommender whose turns are the log.
-        n_llm_users: Fewer users where a language model decides.
+        n_llm_users: Most users where a language model decides.
+        llm_days: Days of theirs; None is the scenario's.
     """
 
     users: tuple[str, ...] = ("behavioral",)
     ope: str | None = "Cascade-DR"
     logged: str = "uniform"
     n_llm_users: int = 40
+    llm_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +93,11 @@ class Measure:
     values: FloatArray
     replicates: FloatArray
 
+    def as_dict(self) -> dict[str, Any]:
+        """Name, values and their 95 % intervals as plain data."""
+        low, high = np.nanquantile(self.replicates, [0.025, 0.975], axis=0)
+        return {"name": self.name, "values": _rounded(self.values), "low": _rounded(low), "high": _rounded(high)}
+
 
 def run_agreement(
     scenario: Scenario, out: str | Path | None, plan: Plan, on_progress: Callable[[Progress], None] = lambda at: None
@@ -99,7 +106,8 @@ def run_agreement(
 
     Args:
         scenario: Data, recommenders, days and number of users.
-        out: Folder; None makes one under ``runs``. Runs and estimates lie in it; what is complete is not made again.
+        out: Folder; None makes one under ``runs``. Runs and estimates lie in it; a run that is complete is not made
+            again, one that was stopped goes on.
         plan: What is compared.
         on_progress: Called as a run goes on.
 
@@ -107,7 +115,8 @@ def run_agreement(
         The folder, with ``agreement.json``, ``agreement.md`` and ``agreement.png``.
 
     Raises:
-        ScenarioError: If there are fewer than eight recommenders.
+        ScenarioError: If there are fewer than eight recommenders, or the log is of none of them.
+        RunFolderError: If the folder holds a run of another scenario.
     """
     titles = [section.title for section in scenario.recommenders]
     if len(titles) < LEAST:
@@ -115,25 +124,31 @@ def run_agreement(
             f"agreement compares orders of at least {LEAST} recommenders, the scenario has {len(titles)}. Name "
             "more, or none for the default ones."
         )
+    if plan.ope is not None and plan.logged not in titles:
+        raise ScenarioError(
+            f"--logged {plan.logged!r} is none of the recommenders. Choose one of {', '.join(titles)}, or --ope none."
+        )
+    asked = {model: _with_users(scenario, model, plan) for model in plan.users}
     path = measurement_folder(out, RESULT, "agreement")
     begun = time.perf_counter()
     with RunFolder(path) as folder:
         folder.write_json(RESULT, {"schema": 1, "status": "running"})
-        measures = [_offline(scenario)]
+        measures: list[Measure] = [_offline(scenario)]
+        estimated: list[Measure] = []
         for model in plan.users:
-            measures += _on_policy(_run(scenario, model, path / model, plan, on_progress), model, titles)
-        if plan.ope is not None:
-            measures.append(_off_policy(path, plan, titles, measures[1]))
+            measures += _on_policy(_run(asked[model], path / model, on_progress), model, titles)
+            if plan.ope is not None and not estimated:  # before slower users are simulated: --ope may be wrong
+                estimated = [_off_policy(path, plan, titles, measures[1])]
+        measures += estimated
         record = {
             "schema": 1,
             "status": "complete",
             "data": scenario.data.model_dump(mode="json"),
             "recommenders": titles,
             "seed": scenario.seed,
-            "users": scenario.users.count,
-            "days": scenario.days,
+            "simulated": {model: {"users": s.users.count, "days": s.days} for model, s in asked.items()},
             "plan": {"users": list(plan.users), "ope": plan.ope, "logged": plan.logged},
-            "measures": [{"name": m.name, "values": _rounded(m.values)} for m in measures],
+            "measures": [m.as_dict() for m in measures],
             "tau": taus(measures),
             "seconds": round(time.perf_counter() - begun, 1),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -147,36 +162,46 @@ def run_agreement(
 
 def _offline(scenario: Scenario) -> Measure:
     """nDCG@10 of the held-out ratings, full ranking."""
-    world = World(_with_users(scenario, "behavioral"))
+    world = World(_with_users(scenario, "behavioral", Plan()))
     values = [full_ranking(world.recommender(section), world.split).scores().ndcg for section in scenario.recommenders]
     table = np.stack(values, axis=1)
     ones = np.ones_like(table)
     return Measure("offline nDCG@10", ratios(table, ones), ratios(table, ones, resampled_counts(len(table))))
 
 
-def _run(scenario: Scenario, model: str, path: Path, plan: Plan, on_progress: Callable[[Progress], None]) -> Path:
+def _run(scenario: Scenario, path: Path, on_progress: Callable[[Progress], None]) -> Path:
     """The on-policy run of one user model; goes on where it was stopped."""
-    asked = _with_users(scenario, model)
-    if user_models.get(model).needs_engine:
-        section = asked.users.model_copy(update={"count": min(asked.users.count, plan.n_llm_users)})
-        asked = asked.model_copy(update={"users": section})
-    if path.exists() and load_run(path).manifest["status"] == "complete":
-        return path
-    return run_scenario(asked, path, (), path.exists(), on_progress)
+    if path.exists():
+        manifest = load_run(path).manifest
+        if manifest["fingerprint"]["scenario"] != scenario.fingerprint():
+            raise RunFolderError(
+                f"{path} holds a run of another scenario (see {path / 'scenario.yaml'}). Ask for the same users, days, "
+                "recommenders and settings as then, or choose another folder with --out."
+            )
+        if manifest["status"] == "complete":
+            return path
+    return run_scenario(scenario, path, (), path.exists(), on_progress)
 
 
-def _with_users(scenario: Scenario, model: str) -> Scenario:
-    """The scenario with another user model; of the users' settings those stay that it has."""
-    known = user_models.get(model, "--users").config_class.model_fields
-    config = {name: value for name, value in scenario.users.config.items() if name in known}
-    return scenario.model_copy(update={"users": scenario.users.model_copy(update={"model": model, "config": config})})
+def _with_users(scenario: Scenario, model: str, plan: Plan) -> Scenario:
+    """The scenario with another user model, and less of it where that thinks; of users' settings those that it has."""
+    kind = user_models.get(model, "--users")
+    config = {name: v for name, v in scenario.users.config.items() if name in kind.config_class.model_fields}
+    count, days = scenario.users.count, scenario.days
+    if kind.needs_engine:
+        count, days = min(count, plan.n_llm_users), plan.llm_days or days
+    users = scenario.users.model_copy(update={"model": model, "count": count, "config": config})
+    return scenario.model_copy(update={"users": users, "days": days})
 
 
 def _on_policy(folder: Path, model: str, titles: Sequence[str]) -> list[Measure]:
-    """What each recommender earned from its own users."""
-    found = evaluate(load_run(folder))
+    """What each recommender earned from its own users; who is there in the last week, if there is a time before it."""
+    run = load_run(folder)
+    found = evaluate(run)
     measures = []
     for metric, told in ON_POLICY.items():
+        if metric == "retention" and run.manifest["scenario"]["days"] <= WEEK:
+            continue
         place = RATIOS.index(metric)
         values, replicates = [], []
         for title in titles:
@@ -192,9 +217,7 @@ def _on_policy(folder: Path, model: str, titles: Sequence[str]) -> list[Measure]
 def _off_policy(path: Path, plan: Plan, titles: Sequence[str], earned: Measure) -> Measure:
     """What an estimator makes of one recommender's log; the logging policy stands with what it earned itself."""
     others = tuple(title for title in titles if title != plan.logged)
-    folder = path / "ope"
-    if not (folder / OPE_RESULT).exists():
-        run_ope(path / plan.users[0], folder, OpePlan(plan.logged, others))
+    folder = run_ope(path / plan.users[0], path / "ope", OpePlan(plan.logged, others))
     record = load_measurement(folder, OPE_RESULT)
     rows = {
         row["target"]: row
@@ -260,18 +283,23 @@ def _rounded(values: FloatArray) -> list[float]:
 
 def markdown(record: Mapping[str, Any]) -> str:
     """The page ``agreement.md``."""
-    names = [m["name"] for m in record["measures"]]
-    lines = [["recommender", *names]]
+    lines = [["recommender", *(m["name"] for m in record["measures"])]]
     for row, title in enumerate(record["recommenders"]):
-        lines.append([title, *(f"{measure['values'][row]:.4f}" for measure in record["measures"])])
-    tau = [("", "", "Kendall's tau", "95 %", "p, if orders were unrelated")]
-    tau += [(t["first"], t["second"], *told(t)) for t in record["tau"]]
+        cells = [tuple(m[part][row] for part in ("values", "low", "high")) for m in record["measures"]]
+        lines.append([title, *(f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in cells)])
+    tau = [("", "", "Kendall's tau", "95 %", "width", "p, if orders were unrelated")]
+    for t in record["tau"]:
+        value, interval, p = told(t)
+        width = "-" if t["tau"] is None else f"{t['high'] - t['low']:.2f}"
+        tau.append((t["first"], t["second"], value, interval, width, p))
+    who = "; ".join(f"{model}: {s['users']:,} for {s['days']} days" for model, s in record["simulated"].items())
     return "\n".join(
         [
             "# Agreement of orders", "",
-            f"{len(record['recommenders'])} recommenders, {record['users']:,} users, {record['days']} days, seed "
-            f"{record['seed']}. Intervals resample users; noise pulls resampled taus towards 0, so an interval may lie "
-            "below its tau. p is that of the orders as they are.", "",
+            f"{len(record['recommenders'])} recommenders, seed {record['seed']}. Simulated users: {who}. 95 % "
+            "intervals resample users; noise pulls resampled taus towards 0, so an interval may lie below its tau. tau "
+            "runs from -1 to 1, so a width near 2 says nothing at all. p is that of the orders as they are. Who is "
+            f"there in the last week is told of runs of more than {WEEK} days.", "",
             *markdown_table(lines), "", *markdown_table(tau), "", "![Agreement](agreement.png)", "",
         ]
     )  # fmt: skip
@@ -290,16 +318,17 @@ def plot(record: Mapping[str, Any]) -> Figure:
         i, j = sorted((names.index(t["first"]), names.index(t["second"])), reverse=True)
         grid[i, j] = np.nan if t["tau"] is None else t["tau"]
         words[i][j] = "\n".join(told(t)[:2])
-    figure = Figure(figsize=(4.2 + 1.15 * n, 1.8 + 0.75 * n), layout="constrained")
+    figure = Figure(figsize=(3.4 + 1.15 * n, 1.8 + 0.75 * n), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     image = axes.imshow(grid, cmap="PuOr", vmin=-1, vmax=1)
     for i in range(n):
         for j in range(i):
-            colour = "white" if abs(grid[i, j]) > 0.6 else "black"
+            colour = "white" if abs(grid[i, j]) > 0.5 else "black"
             axes.text(j, i, words[i][j], ha="center", va="center", fontsize=8, color=colour)
-    axes.set_yticks(range(n), names, fontsize=8)
-    axes.set_xticks(range(n - 1), names[:-1], fontsize=8, rotation=25, ha="right")
+    titles = [name.replace(": ", ":\n") for name in names]
+    axes.set_yticks(range(n), titles, fontsize=8)
+    axes.set_xticks(range(n - 1), titles[:-1], fontsize=8, rotation=25, ha="right")
     axes.set_xlim(-0.5, n - 1.5)
     axes.set_ylim(n - 0.5, 0.5)
     figure.colorbar(image, ax=axes, label="Kendall's tau", shrink=0.8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,7 +111,7 @@ def run_evaluation(
     sections = [RecommenderSection(name=name) for name in plan.baselines if name not in named]
     sections += scenario.recommenders
     path = measurement_folder(out, RESULT, "evaluate")
-    with RunFolder(path) as folder:
+    with closing(world), RunFolder(path) as folder:
         begun = time.perf_counter()
         per_user: dict[str, dict[str, FloatArray]] = {}
         rows: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from recsim_env.errors import ScenarioError
-from recsim_env.experiments.agreement import Measure, Plan, _tau, run_agreement, taus
+from recsim_env.experiments.agreement import DEFAULT, Measure, Plan, _tau, _with_users, run_agreement, taus
 from recsim_env.scenario import load_scenario
 
 
@@ -40,8 +40,32 @@ def test_too_few_recommenders_are_refused(tmp_path):
         run_agreement(load_scenario({"recommenders": ["popularity"]}), tmp_path / "a", Plan())
 
 
+def test_the_log_is_of_one_that_is_compared(tmp_path):
+    scenario = load_scenario({"recommenders": [dict(section) for section in DEFAULT]})
+    with pytest.raises(ScenarioError, match="--logged 'sasrec' is none of the recommenders"):
+        run_agreement(scenario, tmp_path / "a", Plan(logged="sasrec"))
+
+
+def test_those_who_think_are_fewer_and_stay_for_fewer_days():
+    scenario = load_scenario({"users": {"count": 500, "averages": True}, "days": 10})
+    plan = Plan(n_llm_users=16, llm_days=3)
+    found = {model: _with_users(scenario, model, plan) for model in ("behavioral", "llm")}
+    assert {model: (s.users.count, s.days) for model, s in found.items()} == {"behavioral": (500, 10), "llm": (16, 3)}
+    assert found["llm"].users.config == {"averages": True}
+    assert not found["behavioral"].users.config
+    assert _with_users(scenario, "llm", Plan()).days == 10
+
+
+def test_a_short_run_says_nothing_of_the_last_week(tmp_path):
+    sections = [{"name": "popularity", "label": f"p{i}", "temperature": 0.1 + i} for i in range(8)]
+    scenario = load_scenario({"recommenders": sections, "users": {"count": 6}, "days": 2})
+    folder = run_agreement(scenario, tmp_path / "a", Plan(ope=None))
+    record = json.loads((folder / "agreement.json").read_text())
+    assert [m["name"] for m in record["measures"]] == ["offline nDCG@10", "behavioral: clicks a page"]
+
+
 def test_command_line_and_a_second_call_makes_nothing_again(tmp_path):
-    small = ["--set", "users.count=40", "--set", "days=2", "--quiet", "--out", str(tmp_path / "a")]
+    small = ["--set", "users.count=20", "--set", "days=8", "--quiet", "--out", str(tmp_path / "a")]
     command = [sys.executable, "-m", "recsim_env.cli", "agreement", *small]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -50,12 +74,19 @@ def test_command_line_and_a_second_call_makes_nothing_again(tmp_path):
     assert record["measures"][0]["name"] == "offline nDCG@10"
     assert len(record["measures"]) == 4
     assert len(record["tau"]) == 6
-    assert all(len(m["values"]) == 9 for m in record["measures"])
+    for measure in record["measures"]:
+        assert all(len(measure[part]) == 9 for part in ("values", "low", "high"))
+        assert all(np.array(measure["low"]) <= np.array(measure["high"]))
+    assert record["simulated"] == {"behavioral": {"users": 20, "days": 8}}
+    assert "behavioral: 20 for 8 days" in (tmp_path / "a/agreement.md").read_text()
     assert (tmp_path / "a/agreement.png").stat().st_size > 5000
     written = (tmp_path / "a/behavioral/manifest.json").stat().st_mtime_ns
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "a/behavioral/manifest.json").stat().st_mtime_ns == written
+    other = subprocess.run([*command, "--set", "days=3"], capture_output=True, text=True, check=False)
+    assert other.returncode == 2
+    assert "holds a run of another scenario" in other.stderr
     wrong = subprocess.run([*command, "--ope", "nothing"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "Choose one of" in wrong.stderr

@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from recsim_env.build import World
+from recsim_env.cli import app
 from recsim_env.draws import Draws
 from recsim_env.engine.embed import HashedNgrams
 from recsim_env.errors import ContractError, EngineError, ScenarioError
@@ -95,6 +97,8 @@ def test_control_tokens_of_the_model_do_not_pass_in_a_users_words(kind):
 def test_a_scenario_says_which_recommender_needs_an_engine():
     with pytest.raises(ScenarioError, match="recommenders 'llm-ranker' needs a language model"):
         World(load_scenario({"recommenders": ["popularity", "llm-ranker"]}))
+    with pytest.raises(ScenarioError, match=r"engine 'transformers' needs a model.*--model.*'builtin'"):
+        World(load_scenario({"recommenders": ["llm-ranker"], "engine": {"name": "transformers"}}))
 
 
 def test_bad_replies_are_counted_and_end_the_run():
@@ -177,6 +181,14 @@ def test_an_unusable_plan_is_asked_again_counted_and_answered_by_rule():
     assert [r.key.purpose for r in made.engine.seen] == ["recommender-plan", "recommender-plan~1"]
 
 
+def test_an_answer_without_a_letter_is_said_by_rule():
+    data = tiny_dataset(n_items=24)
+    made = fitted(Conversational(ConversationalConfig()), Scripted(plan=PLAN | {"answer": " : "}), data)
+    obs = speaking(data, "more Even")
+    obs.message_vector[0] = [1, 0]
+    assert made.recommend(obs, 3, Draws(0)).answer[0] == "More Even."
+
+
 def test_plans_refuse_what_is_not_theirs():
     with pytest.raises(ValueError, match="Extra inputs"):
         Plan.model_validate(PLAN | {"shell": "rm"})
@@ -192,3 +204,15 @@ def test_copies_ask_the_same_engine_and_saved_ones_serve_alike(kind, tmp_path):
     loaded.attach(engine, HashedNgrams())
     obs = speaking(data, "odd ones")
     assert np.array_equal(made.recommend(obs, 3, Draws(0)).items, loaded.recommend(obs, 3, Draws(0)).items)
+
+
+def test_evaluate_takes_an_engine(tmp_path):
+    (tmp_path / "lists.csv").write_text("user,candidates\n23,0770828|0020629|0027977\n")
+    words = ["evaluate", "llm-ranker", "--protocol", "fixed", "--candidates", str(tmp_path / "lists.csv")]
+    words += ["--no-baselines", "-q", "--out", str(tmp_path / "here")]
+    without = CliRunner().invoke(app, words)
+    assert "name an engine, for example --engine transformers --model builtin" in str(without.exception)
+    done = CliRunner().invoke(app, [*words, "--engine", "transformers", "--model", "builtin"])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "here" / "evaluation.json").read_text())
+    assert [(row["recommender"], row["hr"]) for row in record["rows"]] == [("llm-ranker", 1.0)]
