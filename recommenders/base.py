@@ -24,6 +24,7 @@ from recsim_env.recommenders.observed import ObservedClicks
 from recsim_env.recommenders.sampling import SlatePolicy, standardise
 from recsim_env.recommenders.store import Arrays, read_state, write_state
 from recsim_env.records import (
+    BoolArray,
     Dataset,
     Feedback,
     FloatArray,
@@ -77,6 +78,9 @@ class ScoringRecommender(Recommender):
     row_wise: ClassVar[bool] = False
     """True if :meth:`scores` computes a user's scores by themselves. A matrix product rounds differently for another
     number of rows, so otherwise scores are computed in blocks of one fixed shape."""
+
+    standardised: ClassVar[bool] = True
+    """False if scores are log-odds that must reach the soft-max as they are."""
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
@@ -196,19 +200,25 @@ class ScoringRecommender(Recommender):
         return self.name or type(self).__name__
 
     def allowed_scores(self, obs: ObservationBatch) -> tuple[FloatArray, IntArray]:
-        """Standardised scores float32 (N, M), -inf where not allowed, and the slots' items (M,) or (N, M)."""
+        """Scores to draw by float32 (N, M), -inf where not allowed, and the slots' items (M,) or (N, M)."""
         lanes, allowed = allowed_slots(obs, self.n_items, self.config.exclude_seen)
         raw = self._fixed_shape_scores(obs)
         if not np.isfinite(raw).all():
             raise ContractError(f"{self._name}.scores gave NaN or infinity; scores must be finite, float32 (N, I).")
-        scores = standardise(self._at(lanes, raw), allowed)
+        scores = self._at(lanes, raw)
+        if self.standardised:
+            scores = self._comparable(scores, lanes, allowed)
+        return np.where(allowed, scores + self._wished(obs, lanes), np.float32(-np.inf)), lanes
+
+    def _comparable(self, scores: FloatArray, lanes: IntArray, allowed: BoolArray) -> FloatArray:
+        """Standardised scores, of log popularity where all are equal."""
+        scores = standardise(scores, allowed)
         flat = np.flatnonzero(~scores.any(axis=1))
         if flat.size:
             popularity = np.broadcast_to(self._log_popularity, (len(flat), self.n_items))
             own = lanes if lanes.ndim == 1 else lanes[flat]
             scores[flat] = standardise(self._at(own, popularity), allowed[flat])
-        scores += self._wished(obs, lanes)
-        return np.where(allowed, scores, np.float32(-np.inf)), lanes
+        return scores
 
     def _fixed_shape_scores(self, obs: ObservationBatch) -> FloatArray:
         if self.row_wise:

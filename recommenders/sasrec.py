@@ -78,6 +78,11 @@ class SASRec(TrainedRecommender):
         self.log = train(self._model, c, self.fitting, batches, self._loss, validate, draws)
 
     @property
+    def encoder(self) -> SequenceEncoder:
+        """The network."""
+        return self._model
+
+    @property
     def item_embeddings(self) -> FloatArray:
         """The item vectors, float32 (I, dim)."""
         return np.asarray(self._model.items.weight.detach().float().cpu().numpy()[:-1])
@@ -89,7 +94,7 @@ class SASRec(TrainedRecommender):
     def _scores(self, items: IntArray) -> FloatArray:
         device = self._model.items.weight.device
         with torch.no_grad():
-            state = self._model(torch.from_numpy(items.astype(np.int64)).to(device))[:, -1]
+            state = self._model.last(torch.from_numpy(items.astype(np.int64)).to(device))
             return np.asarray((state @ self._model.items.weight[:-1].T).float().cpu().numpy())
 
     def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -155,16 +160,31 @@ class SequenceEncoder(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """States after each item, float (B, T, dim), of items int64 (B, T)."""
+        x, seen = self._read(items)
+        for block in self.blocks:
+            x = block(x, seen)
+        found: Tensor = self.norm(x)
+        return found
+
+    def last(self, items: Tensor) -> Tensor:
+        """The state after the last item alone, float (B, dim): the last layer is computed for one place only."""
+        x, seen = self._read(items)
+        for block in self.blocks[:-1]:
+            x = block(x, seen)
+        top = self.blocks[-1]
+        assert isinstance(top, _Block)
+        found: Tensor = self.norm(top.last(x, seen[:, :, -1:]))[:, 0]
+        return found
+
+    def _read(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """The first layer's input, and what each place may look at, bool (B, 1, T, T)."""
         length = items.shape[1]
         back = torch.arange(length - 1, -1, -1, device=items.device)  # 0 is the latest item
         x = self.drop(self.items(items) + self.places(back))
         before = torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
         itself = torch.eye(length, dtype=torch.bool, device=items.device)  # padding sees itself: no row is empty
         seen = (before & (items < self.n_items)[:, None, :]) | itself
-        for block in self.blocks:
-            x = block(x, seen[:, None])
-        found: Tensor = self.norm(x)
-        return found
+        return x, seen[:, None]
 
 
 class _Block(nn.Module):
@@ -177,10 +197,21 @@ class _Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        n, length, dim = x.shape
-        parts = self.mix(self.norm(x)).view(n, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=seen)
-        x = x + self.drop(self.out(mixed.transpose(1, 2).reshape(n, length, dim)))
+        query, key, value = self.mix(self.norm(x)).chunk(3, dim=2)
+        return self._added(x, query, key, value, seen)
+
+    def last(self, x: Tensor, seen: Tensor) -> Tensor:
+        """The output at the last place alone, float (B, 1, dim); seen is bool (B, 1, 1, T)."""
+        dim, normed = x.shape[2], self.norm(x)
+        query = functional.linear(normed[:, -1:], self.mix.weight[:dim], self.mix.bias[:dim])
+        key, value = functional.linear(normed, self.mix.weight[dim:], self.mix.bias[dim:]).chunk(2, dim=2)
+        return self._added(x[:, -1:], query, key, value, seen)
+
+    def _added(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+        n, width = len(x), x.shape[2] // self.heads
+        heads = [part.reshape(n, -1, self.heads, width).transpose(1, 2) for part in (query, key, value)]
+        mixed = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=seen)
+        x = x + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
         added: Tensor = x + self.drop(self.inside(self.norm_inside(x)))
         return added
 

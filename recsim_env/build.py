@@ -7,6 +7,7 @@ recommender = world.recommender(world.scenario.recommenders[0])
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from recsim_env.engine.replies import RecordingEngine, ReplyStore
 from recsim_env.errors import ScenarioError
 from recsim_env.interfaces import Embedder, Engine, Recommender, UserModel
 from recsim_env.manifest import content_hash, hash_of_items
-from recsim_env.records import Dataset, Users
+from recsim_env.records import Dataset, Histories, IntArray, Users
 from recsim_env.registry import embedders, engines, recommenders, rewards, user_models
 from recsim_env.rewards import Reward
 from recsim_env.scenario import RecommenderSection, Scenario, validate_config
@@ -47,12 +48,14 @@ class World:
     Attributes:
         store: Where the engine's replies are kept; set it before the user model is first asked for.
         on_commit: Called whenever replies were stored; to be set likewise.
+        pool: int (P,), the data set's users of whom populations are made; None is all. See :meth:`of`.
     """
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.store: ReplyStore | None = None
         self.on_commit: Callable[[], None] = _nothing
+        self.pool: IntArray | None = None
         self._user_class = user_models.get(scenario.users.model, "users.model")
         self._user_config = validate_config(self._user_class.config_class, scenario.users.config, "users")
         if self.needs_engine:
@@ -70,6 +73,12 @@ class World:
         for name in scenario.reward:
             rewards.get(name, "reward")
 
+    def of(self, pool: IntArray) -> World:
+        """The same world, whose populations are made of some of the data set's users only."""
+        other = copy.copy(self)
+        other.pool = pool
+        return other
+
     @cached_property
     def draws(self) -> Draws:
         """Draws for what all replications share."""
@@ -84,6 +93,11 @@ class World:
     def split(self) -> Split:
         """Training and test part."""
         return split_dataset(self.dataset, self.scenario.data, self.draws)
+
+    @cached_property
+    def histories(self) -> Histories:
+        """The training part as one history per user of the data set."""
+        return self.split.train.histories()
 
     @cached_property
     def user_model(self) -> UserModel:
@@ -201,7 +215,8 @@ class World:
         """
         count = self.scenario.users.count if count is None else count
         data = self.split.train
-        order = Draws(seed).permutation("population", data.n_users)[:count]
+        pool = np.arange(data.n_users) if self.pool is None else self.pool
+        order = pool[Draws(seed).permutation("population", len(pool))[:count]]
         row = np.concatenate([order, np.full(count - len(order), -1)]).astype(np.int64)
         names = [f"synthetic-{i}" for i in range(count - len(order))]
         return Users(
@@ -211,7 +226,7 @@ class World:
                 name: np.concatenate([values[order], np.full(len(names), "", object)])
                 for name, values in data.profile.items()
             },
-            history=data.histories().take(row),
+            history=self.histories.take(row),
         )
 
     def simulator(self, seed: int, n_users: int | None = None) -> Simulator:

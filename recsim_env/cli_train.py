@@ -1,4 +1,4 @@
-"""``recsim-env train``: user models and recommenders."""
+"""``recsim-env train``: user models, recommenders and policies."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from recsim_env.cli_parts import Bar, DataName, Overrides, Quiet, data_source, err, out
+from recsim_env.cli_parts import Bar, DataName, Overrides, Quiet, data_source, err, out, show_table
 from recsim_env.errors import ScenarioError
 
-train_app = typer.Typer(help="Train user models and recommenders.", no_args_is_help=True)
+train_app = typer.Typer(help="Train user models, recommenders and policies.", no_args_is_help=True)
 
 
 @train_app.command("user-lm")
@@ -97,6 +97,33 @@ def train_recommender(
     )
 
 
+@train_app.command("policy")
+def train_policy(
+    scenario: Annotated[str, typer.Argument(help="A scenario that ships, or a YAML file.")],
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the policy.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last iteration.")] = False,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Trains a policy on simulated users and compares it with others on users that it has never met.
+
+    Examples: `recsim-env train policy rl_quickstart --out my-policy` ·
+    `recsim-env train policy rl_quickstart --out my-policy --resume` ·
+    `recsim-env train policy rl_quickstart --set training.iterations=20 --set users.count=100 --out short` ·
+    `recsim-env run rl_quickstart --set 'recommenders=[ease, {name: slate-pg, path: my-policy}]'`
+    """
+    from recsim_env.scenario import load_scenario
+    from recsim_env.training.policy import train_policy as train
+    from recsim_env.training.policy_table import table
+
+    with _PolicyBar(quiet) as on_progress:
+        told = train(load_scenario(scenario, overrides or []), out_dir, resume, on_progress)
+    for name, title in (("held_out", "Users never met in training"), ("second_users", "Users of another model")):
+        if name in told:
+            show_table(table(told[name]), f"{title}, one episode each")
+    out.print(f"Policy: {out_dir} ({told['user_turns']:,} pages, {told['seconds']:,.0f} s)", soft_wrap=True)
+
+
 def _setting(override: str) -> tuple[str, Any]:
     """Name and value of ``KEY=VALUE``, the value as YAML.
 
@@ -121,6 +148,23 @@ class _EpochBar(Bar):
         if not err.is_terminal:
             err.print(f"epoch {at.epoch}/{at.epochs}: {fit}", soft_wrap=True)
         self._bar.update(self._task, total=at.epochs, completed=at.epoch, fit=fit)
+
+
+class _PolicyBar(Bar):
+    """A progress bar over iterations, with the rewards."""
+
+    def __init__(self, quiet: bool) -> None:
+        columns = ("{task.completed}/{task.total}", "{task.fields[rewards]}")
+        super().__init__(quiet, columns, "Preparing data and users", rewards="")
+
+    def _update(self, at: Any) -> None:
+        known = at.evaluation == at.evaluation
+        rewards = f"episode {at.evaluation:.2f} (best {at.best:.2f})" if known else ""
+        if not err.is_terminal and known:
+            err.print(f"iteration {at.iteration}/{at.iterations}: {at.label.lower()}, {rewards}", soft_wrap=True)
+        self._bar.update(
+            self._task, description=at.label, total=at.iterations, completed=at.iteration, rewards=rewards
+        )  # fmt: skip
 
 
 class _UserLMBar(Bar):

@@ -107,7 +107,7 @@ class RecSimEnv(gymnasium.Env[Observation, IntArray]):
 
     @property
     def item_features(self) -> FloatArray:
-        """float32 (I, C + 2), see :func:`recsim_env.spaces.item_features`."""
+        """float32 (I, C + 2), see :func:`recsim_env.data.features.item_features`."""
         return self.vector.item_features
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:

@@ -96,10 +96,19 @@ recommenders: Registry[Any] = Registry(
         "llm-ranker": f"{_HERE}.llm_ranker:LLMRanker",
         "conversational": f"{_HERE}.conversational:Conversational",
         "rsllm": f"{_HERE}.rsllm.recommender:RSLLM",
+        "slate-pg": f"{_HERE}.slate_policy:SlatePolicyNetwork",
     },
     base="recsim_env.interfaces:Recommender",
 )
 """Recommenders by name."""
+
+learners: Registry[Any] = Registry(
+    "learner",
+    "recsim_env.learners",
+    {"slate-pg": "recsim_env.training.policy_gradient:SlatePolicyGradient"},
+    base="recsim_env.training.learner:Learner",
+)
+"""What trains a recommender on simulated users, by the recommender's name."""
 
 user_models: Registry[Any] = Registry(
     "user",

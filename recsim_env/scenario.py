@@ -167,6 +167,41 @@ class EngineSection(OpenSection):
         return {**super().flat(), "embedder": self.embedder.flat()}
 
 
+class TrainingSection(OpenSection):
+    """How a policy learns from the simulated users ('recsim-env train policy'); runs do not read it.
+
+    An iteration serves fresh users, then the policy learns from their reactions. Settings of the learner itself, such
+    as ``learning_rate``, stand beside these keys.
+    """
+
+    policy: str | None = None
+    """Name or label of the recommender that is trained; the first that can be when null. The others are baselines."""
+    iterations: int = Field(default=100, ge=1)
+    """Most iterations."""
+    minutes: float | None = Field(default=None, gt=0)
+    """No new iteration begins after so long; null is no limit. With a limit, results depend on the machine's speed."""
+    num_envs: int = Field(default=256, ge=1)
+    """Users who are served at once."""
+    turns: int = Field(default=20, ge=1)
+    """Pages of each in an iteration. An episode that is longer is cut, and its rest is estimated."""
+    discount: float = Field(default=0.9, ge=0, le=1)
+    """Worth of the next page's reward, relative to this page's; less of it learns faster, and looks less far ahead."""
+    held_out: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the data set's users whom training never meets: on them policies are compared."""
+    evaluate_every: int = Field(default=10, ge=1)
+    """Iterations between two measurements on training users; the best weights are kept."""
+    evaluate_users: int = Field(default=200, ge=1)
+    """Users of such a measurement."""
+    second_users: UsersSection | None = None
+    """Other users, never trained on, on whom the policies are compared too: what was learned of the simulator's
+    mathematics instead of people shows there."""
+
+    def flat(self) -> dict[str, Any]:
+        """The section as it is written in YAML, the plug-ins' settings beside the fields."""
+        plain = super().flat()
+        return plain if self.second_users is None else {**plain, "second_users": self.second_users.flat()}
+
+
 class Scenario(Section):
     """A whole run: who, with what, for how long, compared with whom."""
 
@@ -208,6 +243,8 @@ class Scenario(Section):
     """Days, sessions, return and churn."""
     engine: EngineSection = EngineSection()
     """The language-model engine; not needed by behavioural users."""
+    training: TrainingSection = TrainingSection()
+    """How a policy is trained on the scenario's users."""
 
     @field_validator("recommenders", mode="before")
     @classmethod
@@ -237,8 +274,8 @@ class Scenario(Section):
 
     def flat(self) -> dict[str, Any]:
         """The scenario as plain data, as it would be written in YAML."""
-        plain = self.model_dump(mode="json", exclude={"users", "recommenders", "engine"})
-        plain["users"], plain["engine"] = self.users.flat(), self.engine.flat()
+        plain = self.model_dump(mode="json", exclude={"users", "recommenders", "engine", "training"})
+        plain["users"], plain["engine"], plain["training"] = self.users.flat(), self.engine.flat(), self.training.flat()
         plain["recommenders"] = [r.flat() for r in self.recommenders]
         return plain
 
@@ -249,7 +286,7 @@ class Scenario(Section):
     def fingerprint(self) -> str:
         """Hash of everything that can change a result (the batch size cannot)."""
         plain = self.flat()
-        del plain["batch_size"], plain["description"]
+        del plain["batch_size"], plain["description"], plain["training"]
         del plain["engine"]["max_failure_share"]  # so that a run that failed by it can go on with a larger one
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

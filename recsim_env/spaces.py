@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy import sparse
 
+from recsim_env.data.features import item_features
 from recsim_env.records import (
     BoolArray,
     Catalog,
@@ -40,20 +41,6 @@ def action_space(scenario: Scenario, n_items: int) -> spaces.Space[Any]:
     return spaces.MultiDiscrete(np.full(scenario.slate_size, n_slots))
 
 
-def item_features(catalog: Catalog) -> FloatArray:
-    """What everybody may know of the items, float32 (I, C + 2) in [-1, 1].
-
-    Columns: share of each category (rows sum to 1, or 0 without category); logarithm of the popularity, in standard
-    deviations over items, clipped at 3 and divided by 3; ``(year - 1970) / 60``, 0 where unknown.
-    """
-    flags = catalog.item_categories.astype(np.float32)
-    shares = flags / np.maximum(flags.sum(axis=1, keepdims=True), 1.0)
-    log_count = np.log1p(catalog.popularity.astype(np.float64))
-    popular = (log_count - log_count.mean()) / max(float(log_count.std()), 1e-9)
-    year = np.where(catalog.year > 0, (catalog.year.astype(np.float64) - 1970.0) / 60.0, 0.0)
-    return np.column_stack([shares, np.clip(popular / 3.0, -1.0, 1.0), np.clip(year, -1.0, 1.0)]).astype(np.float32)
-
-
 class Observer:
     """Writes observations of N users as the arrays of the observation space.
 
@@ -66,7 +53,7 @@ class Observer:
 
     Attributes:
         space: Observation space of one user; the class docstring of :class:`recsim_env.env.RecSimEnv` explains it.
-        item_features: float32 (I, C + 2), see :func:`item_features`.
+        item_features: float32 (I, C + 2), see :func:`recsim_env.data.features.item_features`.
     """
 
     def __init__(self, scenario: Scenario, catalog: Catalog, item_ids: bool = False) -> None:

@@ -47,7 +47,9 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         observation_batch: What a recommender may see now, in the order of the slots. With
             :func:`recsim_env.slots.slots_of` a recommender's slate becomes an action.
         last_page: Observation, slate and feedback of the last step, for ``Recommender.observe``; None after a reset.
-        item_features: float32 (I, C + 2), see :func:`recsim_env.spaces.item_features`.
+        final_batch: The slots whose episodes the last step ended, int (E,), and what a recommender would have seen next
+            of their users; None where none ended.
+        item_features: float32 (I, C + 2), see :func:`recsim_env.data.features.item_features`.
         catalog: The items.
     """
 
@@ -80,6 +82,7 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.last_page: tuple[ObservationBatch, SlateBatch, Feedback] | None = None
+        self.final_batch: tuple[IntArray, ObservationBatch] | None = None
         self._propensity: FloatArray | None = None
         self._episodes: Episodes | None = None
 
@@ -121,7 +124,7 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if users is not None:
             self._episodes.line_up(users)
         self._begin(np.arange(self.num_envs))
-        self.last_page = self._propensity = None
+        self.last_page = self.final_batch = self._propensity = None
         self.observation_batch = self.simulator.observe(self._episodes.rows)
         return self._observer.encode(self.observation_batch), self._who(self.observation_batch)
 
@@ -185,10 +188,12 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
 
     def _turn_over(self, ended: IntArray, page: Mapping[str, NDArray[Any]]) -> Info:
         """Closes episodes and begins the next in their slots; the info entries that tell of the old ones."""
+        self.final_batch = None
         if not ended.size:
             return {}
         episodes = self._seated
         last = episodes.simulator.observe(episodes.rows[ended])
+        self.final_batch = ended, last
         arrays = self._observer.encode(last)
         done = np.zeros(self.num_envs, np.bool_)
         done[ended] = True

@@ -19,6 +19,7 @@ from recsim_env.recommenders.popularity import Popularity, PopularityConfig
 from recsim_env.recommenders.rsllm.config import RSLLMConfig
 from recsim_env.recommenders.rsllm.recommender import RSLLM
 from recsim_env.recommenders.sasrec import SASRec, SASRecConfig
+from recsim_env.recommenders.slate_policy import SlatePolicyConfig, SlatePolicyNetwork
 from recsim_env.recommenders.text_similarity import TextSimilarity, TextSimilarityConfig
 from recsim_env.recommenders.uniform import Uniform
 from recsim_env.records import Completion
@@ -87,6 +88,10 @@ class TestSASRec(ScoringContract):
     kind, config, fixed = SASRec, SASRecConfig, {"dim": 8, "heads": 1, "epochs": 6, "max_length": 8}
 
 
+class TestSlatePolicy(ScoringContract):
+    kind, config, fixed = SlatePolicyNetwork, SlatePolicyConfig, {"dim": 8, "heads": 1, "epochs": 3, "max_length": 8}
+
+
 class Unsure(Engine):
     """Gives letters probabilities that depend on the prompt, and one plan."""
 
@@ -133,7 +138,7 @@ class TestRSLLM(ScoringContract):
 CHECKED = {
     "uniform": Uniform, "popularity": Popularity, "item-knn": ItemKNN, "ease": EASE, "als": ALS,
     "cooccurrence": Cooccurrence, "text-similarity": TextSimilarity, "sasrec": SASRec, "llm-ranker": LLMRanker,
-    "conversational": Conversational, "rsllm": RSLLM,
+    "conversational": Conversational, "rsllm": RSLLM, "slate-pg": SlatePolicyNetwork,
 }  # fmt: skip
 
 

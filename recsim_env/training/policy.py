@@ -1,0 +1,305 @@
+"""Trains a policy on simulated users and keeps it: ``recsim-env train policy``.
+
+The folder holds the policy (``recommender.json``, ``arrays.npz``; scenarios take it as ``path``), ``start`` (the policy
+before), ``scenario.yaml``, ``log.parquet``, ``curve.png`` and ``training.json`` with the comparison on held-out users.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recsim_env import manifest as facts
+from recsim_env.build import World
+from recsim_env.draws import Draws
+from recsim_env.errors import ScenarioError
+from recsim_env.evaluation.beyond_accuracy import gini
+from recsim_env.evaluation.bootstrap import paired_difference, ratio_intervals
+from recsim_env.interfaces import Recommender
+from recsim_env.lm.checkpoint import Checkpoint
+from recsim_env.records import IntArray
+from recsim_env.registry import learners, recommenders
+from recsim_env.scenario import RecommenderSection, Scenario, validate_config
+from recsim_env.training.curve import plot_curve
+from recsim_env.training.experience import Episodes, Shows, of, play, seed_of
+from recsim_env.training.learner import Learner
+from recsim_env.training.truth import greedy_on_truth, knows_truth
+from recsim_env.vector_env import RecSimVectorEnv
+
+GREEDY, START = "greedy on truth", "before training"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        label: What is done now.
+        iteration: Iterations done, of ``iterations``.
+        iterations: Most iterations.
+        reward: Mean reward of a page in the last one.
+        evaluation: Mean reward of an episode at the last measurement, on training users.
+        best: The best so far.
+    """
+
+    label: str
+    iteration: int
+    iterations: int
+    reward: float
+    evaluation: float
+    best: float
+
+
+def train_policy(
+    scenario: Scenario, out: Path, resume: bool = False, on_progress: Callable[[Progress], None] = lambda _: None
+) -> dict[str, Any]:
+    """Trains one of the scenario's recommenders on its users, and compares it with the others on held-out users.
+
+    Args:
+        scenario: The scenario; ``training`` says how.
+        out: Folder of the result.
+        resume: Goes on from the folder's checkpoint.
+        on_progress: Called after every iteration.
+
+    Returns:
+        What ``training.json`` holds.
+
+    Raises:
+        RunFolderError: If the folder is not empty, or there is nothing to resume.
+        ScenarioError: If the scenario trains nothing.
+    """
+    section = trained_section(scenario)
+    kind: Any = learners.get(section.name)
+    config = validate_config(kind.config_class, scenario.training.config, "training")
+    checkpoint = Checkpoint(out)
+    checkpoint.claim(resume)
+    world = World(scenario)
+    try:
+        held, known = held_out_users(world)
+        policy = _start(world, section, out, on_progress)
+        env = RecSimVectorEnv(world=world.of(known), num_envs=scenario.training.num_envs)
+        learner: Learner = kind(policy, env, scenario.training, config, Draws(scenario.seed))
+        loop = _Loop(learner, world.of(known), scenario, checkpoint, on_progress)
+        log, seconds = loop.run(resume)
+        policy.version = str(int(policy.version) + 1)
+        on_progress(loop.progress("Comparing on held-out users"))
+        told = {
+            "policy": section.title,
+            "learner": config.model_dump(mode="json"),
+            "settings": policy.config.model_dump(mode="json"),
+            "scenario": scenario.flat(),
+            "iterations": len(log),
+            "user_turns": len(log) * scenario.training.num_envs * scenario.training.turns,
+            "seconds": round(seconds, 1),
+            "users": {"training": len(known), "held out": len(held)},
+            **compare(world, section, policy, _saved(world, section, out / "start"), held),
+            **facts.surroundings(),
+        }
+    finally:
+        world.close()
+    policy.save(out)
+    (out / "scenario.yaml").write_text(scenario.to_yaml(), encoding="utf-8")
+    frame = pd.DataFrame(log)
+    frame.to_parquet(out / "log.parquet")
+    levels = {name: row["reward"]["mean"] for name, row in told["held_out"].items() if name != section.title}
+    plot_curve([frame], section.title, levels, out / "curve.png")
+    (out / "training.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    checkpoint.remove()
+    return told
+
+
+def trained_section(scenario: Scenario) -> RecommenderSection:
+    """The recommender that the scenario trains.
+
+    Raises:
+        ScenarioError: If it names none, or one that cannot be trained.
+    """
+    wanted, can = scenario.training.policy, learners.names()
+    known = {s.title: s for s in scenario.recommenders}
+    if wanted is not None and wanted not in known:
+        raise ScenarioError(f"training.policy: {wanted!r} is none of the recommenders; there are {', '.join(known)}.")
+    sections = [s for s in known.values() if s.name in can and wanted in (None, s.title)]
+    if not sections:
+        what = wanted or ", ".join(known)
+        raise ScenarioError(
+            f"Nothing to train: {what} cannot learn from simulated users. Those that can: {', '.join(can)}; for "
+            f"example --set 'recommenders=[{can[0]}, popularity]'."
+        )
+    return sections[0]
+
+
+def held_out_users(world: World) -> tuple[IntArray, IntArray]:
+    """The data set's users whom training never meets, and the others, each int64, ascending."""
+    n = world.dataset.n_users
+    order = world.draws.permutation("held-out-users", n)
+    cut = min(max(1, round(world.scenario.training.held_out * n)), n - 1)
+    return np.sort(order[:cut]), np.sort(order[cut:])
+
+
+def _saved(world: World, section: RecommenderSection, folder: Path) -> Recommender:
+    kind: Any = recommenders.get(section.name)
+    policy: Recommender = kind.load(folder, {})
+    world.equip(policy)
+    return policy
+
+
+def _start(
+    world: World, section: RecommenderSection, out: Path, on_progress: Callable[[Progress], None]
+) -> Recommender:
+    """The policy that training begins with: fitted once, and kept in ``start``."""
+    folder = out / "start"
+    if not (folder / "recommender.json").exists():
+        on_progress(Progress("Warm start", 0, world.scenario.training.iterations, np.nan, np.nan, np.nan))
+        policy = world.recommender(section)
+        folder.mkdir(parents=True, exist_ok=True)
+        policy.save(folder)
+    return _saved(world, section, folder)
+
+
+class _Loop:
+    """Iterations, measurements, checkpoints."""
+
+    def __init__(
+        self, learner: Learner, world: World, scenario: Scenario, checkpoint: Checkpoint,
+        on_progress: Callable[[Progress], None],
+    ) -> None:  # fmt: skip
+        self.learner, self.training, self.checkpoint, self.tell = learner, scenario.training, checkpoint, on_progress
+        n = min(self.training.evaluate_users, len(world.pool) if world.pool is not None else 1)
+        self._env = RecSimVectorEnv(world=world, num_envs=n)
+        settings = {"scenario": scenario.flat()}
+        self._state: dict[str, Any] = {"log": [], "best": -np.inf, "seconds": 0.0, "settings": settings}
+
+    def run(self, resume: bool) -> tuple[list[dict[str, float]], float]:
+        """Trains; the module ends with its best weights. The log and the seconds that it took."""
+        learner, state, module = self.learner, self._state, self.learner.module
+        best = _copied(module.state_dict())
+        if resume:
+            weights, best, optimizer, self._state = self.checkpoint.load(state["settings"])
+            state = self._state
+            learner.load_extra_state({k[6:]: v for k, v in weights.items() if k.startswith("extra.")})
+            module.load_state_dict({k: v for k, v in weights.items() if not k.startswith("extra.")})
+            learner.optimizer.load_state_dict(optimizer)
+            learner.sync()
+        begun = time.perf_counter() - state["seconds"]
+        if not state["log"]:
+            self.tell(self.progress("Measuring the start"))
+            state["best"] = state["start"] = self._measure()
+            self._save(best)
+        while len(state["log"]) < self.training.iterations and not self._late():
+            number = len(state["log"])
+            told = learner.iterate(number)
+            evaluation = np.nan
+            if (number + 1) % self.training.evaluate_every == 0 or number + 1 == self.training.iterations:
+                evaluation = self._measure()
+                if evaluation > state["best"]:
+                    state["best"], best = evaluation, _copied(module.state_dict())
+            state["seconds"] = time.perf_counter() - begun
+            state["log"].append(
+                {
+                    "iteration": number + 1,
+                    "user_turns": (number + 1) * self.training.num_envs * self.training.turns,
+                    "seconds": round(state["seconds"], 2),
+                    "evaluation": evaluation,
+                    **told,
+                }
+            )
+            self._save(best)
+            self.tell(self.progress("Training"))
+        module.load_state_dict(best)
+        learner.sync()
+        learner.settle(self._measure)
+        return [{"iteration": 0, "user_turns": 0, "evaluation": state["start"]}, *state["log"]], state["seconds"]
+
+    def progress(self, label: str) -> Progress:
+        """How far it is."""
+        log, s = self._state["log"], self._state
+        measured = [
+            s.get("start", np.nan),
+            *(row["evaluation"] for row in log if row["evaluation"] == row["evaluation"]),
+        ]
+        reward = log[-1].get("reward_per_page", np.nan) if log else np.nan
+        return Progress(label, len(log), self.training.iterations, reward, measured[-1], s["best"])
+
+    def _late(self) -> bool:
+        minutes = self.training.minutes
+        return minutes is not None and self._state["seconds"] > 60 * minutes
+
+    def _measure(self) -> float:
+        """Mean reward of an episode of training users, with luck of its own."""
+        seed = seed_of(self.learner.draws, "measure", 0)
+        return float(play(self._env, of(self.learner.policy), seed).reward.mean())
+
+    def _save(self, best: Mapping[str, Any]) -> None:
+        learner = self.learner
+        weights = {**learner.module.state_dict(), **{f"extra.{k}": v for k, v in learner.extra_state().items()}}
+        self.checkpoint.save(_copied(weights), dict(best), learner.optimizer, self._state)
+
+
+def _copied(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies; safetensors too refuses tensors that share memory."""
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
+def compare(
+    world: World, section: RecommenderSection, policy: Recommender, start: Recommender, held: IntArray
+) -> dict[str, Any]:
+    """Episodes of held-out users under every policy, with common users and luck; then of the second user model."""
+    found = {"held_out": _rows(world.of(held), section, policy, start, len(held))}
+    second = world.scenario.training.second_users
+    if second is not None:
+        other = World(world.scenario.model_copy(update={"users": second}))
+        try:
+            found["second_users"] = _rows(other.of(held), section, policy, start, min(len(held), second.count))
+        finally:
+            other.close()
+    return found
+
+
+def _rows(
+    world: World, section: RecommenderSection, policy: Recommender, start: Recommender, n_users: int
+) -> dict[str, Any]:
+    env = RecSimVectorEnv(world=world, num_envs=n_users)
+    seed = seed_of(Draws(world.scenario.seed), "comparison", 0)
+    env.reset(seed=seed)
+    shows: dict[str, Shows] = {}
+    for other in world.scenario.recommenders:
+        if other.title != section.title:
+            shows[other.title] = of(world.recommender(other))
+    shows |= {START: of(start), section.title: of(policy)}
+    if knows_truth(env):
+        shows[GREEDY] = greedy_on_truth
+    episodes = {name: play(env, show, seed) for name, show in shows.items()}
+    ours = episodes[section.title]
+    return {name: _figures(one, ours, world.scenario) for name, one in episodes.items()}
+
+
+def _figures(one: Episodes, ours: Episodes, scenario: Scenario) -> dict[str, Any]:
+    """Means over users with 95 % intervals, and what the trained policy has over this one."""
+
+    def mean(values: Any) -> dict[str, float]:
+        whole = np.asarray(values, np.float64)[:, None]
+        i = ratio_intervals(whole, np.ones_like(whole))
+        return {"mean": float(i.value[0]), "low": float(i.low[0]), "high": float(i.high[0])}
+
+    both = [(e.reward[:, None], np.ones((len(e.reward), 1))) for e in (ours, one)]
+    more = paired_difference(both[0], both[1])
+    share = one.shown[one.shown > 0]
+    return {
+        "n_users": len(one.reward),
+        "reward": mean(one.reward),
+        "trained_minus_this": {"mean": float(more.value[0]), "low": float(more.low[0]), "high": float(more.high[0])},
+        "clicks": mean(one.clicks),
+        "pages": mean(one.pages),
+        "sessions": mean(one.sessions),
+        "days": mean(one.days),
+        "stayed": mean(~one.churned) if scenario.episode == "life" else None,
+        "coverage": len(share) / len(one.shown),
+        "gini": float(gini(one.shown)),
+    }
