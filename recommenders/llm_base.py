@@ -80,7 +80,10 @@ class AskingRecommender(ScoringRecommender):
     def _new_ranker(self) -> ScoringRecommender:
         kind: Any = recommenders.get(self.config.ranker, "ranker")
         if not issubclass(kind, ScoringRecommender) or issubclass(kind, AskingRecommender):
-            raise ContractError(f"ranker {self.config.ranker!r} gives no scores. Take cooccurrence, ease or sasrec.")
+            raise ContractError(
+                f"{self._name}: ranker {self.config.ranker!r} gives no scores. Take one that scores items, such as "
+                "cooccurrence, ease or sasrec."
+            )
         settings = {**self.config.ranker_settings, "temperature": 0.0, "exclude_seen": self.config.exclude_seen}
         made: ScoringRecommender = kind(validate_config(kind.config_class, settings, "ranker_settings"))
         return made

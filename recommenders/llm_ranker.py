@@ -10,6 +10,7 @@ from pydantic import Field
 
 from recsim_env.draws import Draws
 from recsim_env.engine.untrusted import fence
+from recsim_env.errors import ScenarioError
 from recsim_env.interfaces import Config
 from recsim_env.recommenders.llm_base import AskingConfig, AskingRecommender
 from recsim_env.records import ChoiceRequest, FloatArray, IntArray, ObservationBatch, SlateBatch
@@ -44,7 +45,17 @@ class LLMRanker(AskingRecommender):
     name = "llm-ranker"
 
     def recommend(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> SlateBatch:
-        """Slates of retrieved items."""
+        """Slates of retrieved items.
+
+        Raises:
+            ScenarioError: If fewer items are retrieved than a slate holds.
+        """
+        if slate_size > self.config.candidates:
+            raise ScenarioError(
+                f"{self._name} retrieves candidates: {self.config.candidates} items, too few for {slate_size} places. "
+                f"Set its candidates to {slate_size} or more ({len(LETTERS)} at most), or shorten the slate "
+                "(slate_size; evaluate: --k)."
+            )
         self.seed = draws.seed
         return super().recommend(self._retrieved(obs), slate_size, draws)
 

@@ -242,6 +242,6 @@ def cannot_load(model: str, error: Exception) -> EngineError:
     where = "The folder exists but cannot be used" if Path(model).is_dir() else "It is no folder here"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return EngineError(
-        f"Cannot load the model {model!r} (engine.model): {reason} {where}. Give the path of a Hugging Face folder, or "
-        "the name of a model on the hub that this machine can reach."
+        f"Cannot load the model {model!r} (engine.model): {reason} {where}. Give the path of a Hugging Face folder, "
+        f"the name of a model on the hub that this machine can reach, or {BUILTIN!r}, the package's own."
     )

@@ -74,6 +74,12 @@ def test_the_ranker_shows_what_the_model_prefers_among_what_was_retrieved():
     assert len({p.split("next?")[1] for p in prompts if "item-1 (2000); item-3" in p}) == 3, "three orders"
 
 
+def test_fewer_candidates_than_places_are_refused():
+    made = fitted(LLMRanker(LLMRankerConfig(candidates=4)), Scripted())
+    with pytest.raises(ScenarioError, match=r"candidates: 4 items, too few for 5 places.*26 at most"):
+        made.recommend(observations(tiny_dataset(), [[1, 3]]), 5, Draws(0))
+
+
 def test_the_ranker_is_told_the_users_words_as_data():
     data = tiny_dataset()
     made = fitted(LLMRanker(LLMRankerConfig(candidates=4)), Scripted())
