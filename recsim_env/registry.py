@@ -97,6 +97,11 @@ recommenders: Registry[Any] = Registry(
         "conversational": f"{_HERE}.conversational:Conversational",
         "rsllm": f"{_HERE}.rsllm.recommender:RSLLM",
         "slate-pg": f"{_HERE}.slate_policy:SlatePolicyNetwork",
+        "slateq": f"{_HERE}.slate_q:SlateQ",
+        "ppo": f"{_HERE}.gym_policy:PPOPolicy",
+        "a2c": f"{_HERE}.gym_policy:A2CPolicy",
+        "dqn": f"{_HERE}.gym_policy:DQNPolicy",
+        "maskable-ppo": f"{_HERE}.gym_policy:MaskablePPOPolicy",
     },
     base="recsim_env.interfaces:Recommender",
 )
@@ -105,7 +110,14 @@ recommenders: Registry[Any] = Registry(
 learners: Registry[Any] = Registry(
     "learner",
     "recsim_env.learners",
-    {"slate-pg": "recsim_env.training.policy_gradient:SlatePolicyGradient"},
+    {
+        "slate-pg": "recsim_env.training.policy_gradient:SlatePolicyGradient",
+        "slateq": "recsim_env.training.slateq:SlateQLearner",
+        "ppo": "recsim_env.training.sb3:PPOLearner",
+        "a2c": "recsim_env.training.sb3:A2CLearner",
+        "dqn": "recsim_env.training.sb3:DQNLearner",
+        "maskable-ppo": "recsim_env.training.sb3:MaskablePPOLearner",
+    },
     base="recsim_env.training.learner:Learner",
 )
 """What trains a recommender on simulated users, by the recommender's name."""

@@ -171,8 +171,11 @@ def test_heavy_packages_have_one_door(package):
 GENERATORS = {"np.random", "numpy.random", "random"}
 # Seeded generators, for libraries that want one, and reading the global state, to check that it stays as it is.
 ALLOWED = {"Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", "Philox", "get_state", "getstate"}
-# vLLM seeds the global generators when it loads; its engine puts them back as they were.
-RESTORED = {"recsim_env.engine.vllm": {"set_state", "setstate"}}
+# vLLM and Stable-Baselines3 seed the global generators; what calls them puts these back as they were.
+RESTORED = {
+    "recsim_env.engine.vllm": {"set_state", "setstate"},
+    "recsim_env.training.sb3": {"set_state", "setstate"},
+}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle"}
 
 

@@ -49,3 +49,10 @@ def test_recommend_throughput_has_every_recommender(tmp_path):
         asks = recommenders.get(name).needs_engine
         assert (f"| {name}, all have spoken | 1 |" if asks else f"| {name} | 40 |") in text
     assert "took 2 passes of its decoder over 64 prompts in all" in text
+
+
+@pytest.mark.slow
+def test_policies_trained_on_users(tmp_path):
+    text = run("rl", tmp_path)
+    assert "| **slate-pg** |" in text
+    assert (tmp_path / "rl-slate-pg.png").exists()

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
-DASHES: tuple[object, ...] = ("--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 3)))
+COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#D55E00", "#000000")
+DASHES: tuple[object, ...] = ("--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (1, 1)))
 
 
 def plot_curve(logs: Sequence[pd.DataFrame], title: str, levels: Mapping[str, float], path: Path) -> None:

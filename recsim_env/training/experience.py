@@ -28,6 +28,7 @@ class Page:
         obs: What the policy saw.
         items: int32 (N, K), what it showed.
         propensity: float32 (N, K), probability of each item given the earlier ones.
+        clicked: bool (N, K).
         reward: float32 (N,).
         item_reward: float32 (N, K), the part of it that belongs to single items.
         terminated: bool (N,), the episode ended with this page.
@@ -38,6 +39,7 @@ class Page:
     obs: ObservationBatch
     items: IntArray
     propensity: FloatArray
+    clicked: BoolArray
     reward: FloatArray
     item_reward: FloatArray
     terminated: BoolArray
@@ -69,7 +71,8 @@ def next_page(env: RecSimVectorEnv, show: Shows, draws: Draws) -> Page:
     _, _, terminated, truncated, _ = env.step(action[:, 0] if env.scenario.slate_size == 1 else action)
     assert env.last_page is not None
     reward, item_reward = env.simulator.reward(*env.last_page)
-    return Page(obs, items, propensity, reward, item_reward, terminated, truncated, env.final_batch)
+    clicked = env.last_page[2].clicked
+    return Page(obs, items, propensity, clicked, reward, item_reward, terminated, truncated, env.final_batch)
 
 
 def collect(env: RecSimVectorEnv, show: Shows, seed: int, turns: int) -> tuple[list[Page], ObservationBatch]:
@@ -124,11 +127,10 @@ def play(
     shown = np.zeros(env.catalog.n_items + 1, np.int64)
     while going.any():
         page = next_page(env, show, Draws(seed))
-        assert env.last_page is not None
         reward += np.where(going, page.reward, 0.0)
         pages += going
         sessions += going & (page.obs.turn == 0)
-        clicks += np.where(going, env.last_page[2].clicked.sum(axis=1), 0)
+        clicks += np.where(going, page.clicked.sum(axis=1), 0)
         days = np.where(going, page.obs.day + 1, days)
         shown += np.bincount(page.items[going].ravel(), minlength=len(shown))
         churned |= going & page.terminated

@@ -59,6 +59,11 @@ class Learner(ABC):
         """Takes what :meth:`extra_state` gave."""
         return None
 
+    @property
+    def offline(self) -> bool:
+        """Whether it serves nobody while it learns; then its last weights are kept, and measurements only shown."""
+        return False
+
     def settle(self, measure: Callable[[], float]) -> None:
         """Called when training is over; may choose how the policy serves by measuring it on training users."""
         return None

@@ -95,8 +95,8 @@ def train_policy(
             "learner": config.model_dump(mode="json"),
             "settings": policy.config.model_dump(mode="json"),
             "scenario": scenario.flat(),
-            "iterations": len(log),
-            "user_turns": len(log) * scenario.training.num_envs * scenario.training.turns,
+            "iterations": len(log) - 1,
+            "user_turns": (len(log) - 1) * scenario.training.num_envs * scenario.training.turns,
             "seconds": round(seconds, 1),
             "users": {"training": len(known), "held out": len(held)},
             **compare(world, section, policy, _saved(world, section, out / "start"), held),
@@ -130,7 +130,7 @@ def trained_section(scenario: Scenario) -> RecommenderSection:
         what = wanted or ", ".join(known)
         raise ScenarioError(
             f"Nothing to train: {what} cannot learn from simulated users. Those that can: {', '.join(can)}; for "
-            f"example --set 'recommenders=[{can[0]}, popularity]'."
+            f"example --set 'recommenders=[slate-pg, popularity]'."
         )
     return sections[0]
 
@@ -198,7 +198,7 @@ class _Loop:
             evaluation = np.nan
             if (number + 1) % self.training.evaluate_every == 0 or number + 1 == self.training.iterations:
                 evaluation = self._measure()
-                if evaluation > state["best"]:
+                if evaluation > state["best"] or learner.offline:
                     state["best"], best = evaluation, _copied(module.state_dict())
             state["seconds"] = time.perf_counter() - begun
             state["log"].append(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +19,17 @@ from torch import Tensor, nn
 
 from recsim_env.draws import Draws
 from recsim_env.interfaces import Config, Recommender
+from recsim_env.lm.schedule import cosine
 from recsim_env.recommenders.slate_policy import SlatePolicyNetwork, slate_log_prob
 from recsim_env.records import BoolArray, FloatArray, ObservationBatch, is_seen, unpack_seen
 from recsim_env.scenario import TrainingSection
 from recsim_env.training.experience import Page, collect, of, seed_of
 from recsim_env.training.learner import Learner
+from recsim_env.training.logged import LoggedPages, read_log
 from recsim_env.vector_env import RecSimVectorEnv
+
+LEAST_RATE = 0.1
+"""Share of the learning rates at the last iteration."""
 
 
 class PolicyGradientConfig(Config):
@@ -36,9 +43,9 @@ class PolicyGradientConfig(Config):
     neighbours and has by far the least noise; ``position`` the rewards from its position downwards, which is right for
     users who read from the top; ``page`` those of the whole page."""
     learning_rate: float = Field(default=6e-3, gt=0)
-    """Adam's, of the policy."""
+    """Adam's, of the policy; it falls to a tenth by a cosine over the iterations."""
     critic_rate: float = Field(default=2e-3, gt=0)
-    """Adam's, of the critic."""
+    """Adam's, of the critic; it falls likewise."""
     passes: int = Field(default=3, ge=1)
     """ppo: passes over the pages of an iteration."""
     minibatch: int = Field(default=512, ge=1)
@@ -53,6 +60,21 @@ class PolicyGradientConfig(Config):
     """Of these the trained policy serves at the one that earns most from training users; empty leaves it as it is."""
     entropy: float = Field(default=0.001, ge=0)
     """Weight of the entropy of the first position, against settling too early."""
+    log: Path | None = None
+    """Learns from this run folder instead of serving anybody, by corrected REINFORCE (Chen et al., WSDM 2019)."""
+    logged_policy: str | None = None
+    """The recommender of that run, as it calls it; its only one when null."""
+    correct: Literal["position", "top-k", "none"] = "position"
+    """How the log is corrected for having been made by another policy: ``position`` by the ratio of each position's
+    probabilities; ``top-k`` by the ratio of an item's probability at the top and Chen et al.'s factor K (1 - p)^(K-1);
+    ``none`` not at all."""
+    cap: float = Field(default=10.0, gt=0)
+    """Largest ratio."""
+    clone: float = Field(default=0.0, ge=0)
+    """Weight of imitating what was logged (behaviour cloning), beside earning more."""
+    log_kl_limit: float = Field(default=1.0, gt=0)
+    """Where the policy's mean divergence per position from the logging policy is past this, it only imitates: farther
+    away the log knows nothing of what it would do."""
 
 
 class SlatePolicyGradient(Learner):
@@ -73,12 +95,8 @@ class SlatePolicyGradient(Learner):
             critic = nn.Sequential(nn.Linear(net.state_size, 64), nn.ReLU(), nn.Linear(64, env.scenario.slate_size + 1))
         self._critic = critic.to(net.bias.device)
         self._module = nn.ModuleDict({"policy": net, "critic": self._critic})
-        self._optimizer = torch.optim.Adam(
-            [
-                {"params": list(net.parameters()), "lr": config.learning_rate},
-                {"params": list(critic.parameters()), "lr": config.critic_rate},
-            ]
-        )
+        self._rates = (config.learning_rate, config.critic_rate)
+        self._optimizer = torch.optim.Adam([{"params": list(part.parameters())} for part in (net, self._critic)])
 
     @property
     def module(self) -> nn.Module:
@@ -93,14 +111,68 @@ class SlatePolicyGradient(Learner):
     def iterate(self, iteration: int) -> dict[str, float]:
         """Serves ``num_envs`` users for ``turns`` pages and learns from them."""
         seed = seed_of(self.draws, "iteration", iteration)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * cosine(iteration / self.training.iterations, LEAST_RATE)
+        if self.offline:
+            return self._learn_from_log(iteration)
         pages, after = collect(self.env, of(self.policy), seed, self.training.turns)
         batch = self._batch(pages, after)
         told = self._learn(batch, Draws(seed))
         return {"reward_per_page": float(np.mean([page.reward for page in pages])), **told}
 
+    @property
+    def offline(self) -> bool:
+        """Whether it learns from a log."""
+        return self.config.log is not None
+
+    @cached_property
+    def _log(self) -> list[LoggedPages]:
+        assert self.config.log is not None
+        return read_log(self.config.log, self.config.logged_policy, self.env, self.training.discount)
+
+    def _learn_from_log(self, iteration: int) -> dict[str, float]:
+        """One look at ``num_envs * turns`` logged pages or so: whole blocks in random order, as the iteration says."""
+        order = self.draws.permutation(f"log-{iteration}", len(self._log))
+        sizes = np.cumsum([len(self._log[i].items) for i in order])
+        most = int(np.searchsorted(sizes, self.training.num_envs * self.training.turns)) + 1
+        pages = [self._log[i] for i in order[:most]]
+        values = np.concatenate([self._values(page.obs) for page in pages])
+        reward, item_reward = (np.concatenate([getattr(p, n) for p in pages]) for n in ("reward", "item_reward"))
+        own = answered_for(reward, item_reward, self.config.credit)
+        target = own + np.concatenate([page.later for page in pages])[:, None]
+        batch = Batch.of(self.policy, pages, (target - values)[:, :-1], target)
+        losses, divergence = [], []
+        for part in batch.shuffled(self.config.minibatch, self.draws, iteration):
+            loss, apart = self._logged_loss(part)
+            self._step(loss)
+            divergence.append(apart)
+            losses.append(float(loss.detach()))
+        return {"loss": float(np.mean(losses)), "kl": float(np.mean(divergence)), "passes": 1.0}
+
+    def _logged_loss(self, b: Batch) -> tuple[Tensor, float]:
+        """Corrected REINFORCE with a baseline, cloning, and how far the policy is from the log."""
+        c, logits, state = self.config, *self._logits(b)
+        log_prob = slate_log_prob(logits, b.slots)
+        shown = (b.slots < logits.shape[1]) & torch.isfinite(log_prob)
+        if c.correct == "top-k":
+            top = logits.log_softmax(dim=1).gather(1, b.slots.clamp(max=logits.shape[1] - 1))
+            chance = top.detach().exp()
+            k = b.slots.shape[1]
+            factor = (top.detach() - b.log_prob).exp().clamp(max=c.cap) * k * (1.0 - chance) ** (k - 1)
+            gain = factor * b.advantage * top
+        else:
+            ratio = (log_prob.detach() - b.log_prob).exp().clamp(max=c.cap)
+            gain = (ratio if c.correct == "position" else 1.0) * b.advantage * log_prob
+        error = nn.functional.smooth_l1_loss(self._critic(state.detach()), b.target)
+        apart = float((b.log_prob - log_prob)[shown].mean().detach())
+        if apart > c.log_kl_limit:
+            return error - log_prob[shown].mean(), apart
+        earned = gain[shown].mean() / (b.advantage[shown].std() + 1e-6)
+        return error - earned - c.clone * log_prob[shown].mean(), apart
+
     def settle(self, measure: Callable[[], float]) -> None:
         """Chooses the temperature of serving: learning needs chance, serving needs less of it."""
-        if self.config.temperatures:
+        if self.config.temperatures and not self.offline:
             found = {}
             for temperature in self.config.temperatures:
                 self._serve_at(temperature)
@@ -138,10 +210,7 @@ class SlatePolicyGradient(Learner):
             divergence = []
             for part in batch.shuffled(c.minibatch, draws, number):
                 loss, part_kl = self._loss(part)
-                self._optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
-                self._optimizer.step()
+                self._step(loss)
                 divergence.append(part_kl)
                 losses, steps = losses + float(loss.detach()), steps + 1
             kl = float(np.mean(divergence))
@@ -149,10 +218,19 @@ class SlatePolicyGradient(Learner):
                 break
         return {"loss": losses / max(steps, 1), "kl": kl, "passes": number + 1.0}
 
-    def _loss(self, b: Batch) -> tuple[Tensor, float]:
-        c = self.config
+    def _step(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
+        self._optimizer.step()
+
+    def _logits(self, b: Batch) -> tuple[Tensor, Tensor]:
+        """Log-odds as slates are drawn from them, and the critic's input."""
         logits, state = self.policy.net(b.history, b.context, b.last)
-        logits = logits.masked_fill(~b.allowed, -torch.inf) / self.policy.config.temperature
+        return logits.masked_fill(~b.allowed, -torch.inf) / self.policy.config.temperature, state
+
+    def _loss(self, b: Batch) -> tuple[Tensor, float]:
+        c, logits, state = self.config, *self._logits(b)
         log_prob = slate_log_prob(logits, b.slots)
         shown = (b.slots < logits.shape[1]) & torch.isfinite(b.log_prob)
         change = (log_prob - b.log_prob).masked_fill(~shown, 0.0)
@@ -192,11 +270,7 @@ def advantages(
         float32 (T, N, K + 1), of the positions, last of the page.
     """
     n_turns, n, _ = values.shape
-    own = np.repeat(reward[:, :, None], values.shape[2], axis=2)
-    if credit != "page":
-        own[:, :, :-1] -= np.cumsum(item_reward, axis=2) - item_reward
-    if credit == "item":
-        own[:, :, :-1] = (reward - item_reward.sum(axis=2))[:, :, None] + item_reward
+    own = answered_for(reward, item_reward, credit)
     found = np.empty(values.shape, np.float32)
     later = np.zeros(n, np.float32)
     for t in reversed(range(n_turns)):
@@ -204,6 +278,22 @@ def advantages(
         found[t] = own[t] + ahead[:, None] - values[t]
         later = found[t, :, -1]
     return found
+
+
+def answered_for(reward: FloatArray, item_reward: FloatArray, credit: str) -> FloatArray:
+    """Rewards of a page that each position answers for, float (..., K + 1), last those of the whole page.
+
+    Args:
+        reward: float (...), of pages.
+        item_reward: float (..., K), the part of it that belongs to items.
+        credit: See :class:`PolicyGradientConfig`.
+    """
+    own = np.repeat(reward[..., None], item_reward.shape[-1] + 1, axis=-1)
+    if credit == "position":
+        own[..., :-1] -= np.cumsum(item_reward, axis=-1) - item_reward
+    if credit == "item":
+        own[..., :-1] = (reward - item_reward.sum(axis=-1))[..., None] + item_reward
+    return own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,8 +310,10 @@ class Batch:
     target: Tensor
 
     @classmethod
-    def of(cls, policy: SlatePolicyNetwork, pages: Sequence[Page], advantage: FloatArray, target: FloatArray) -> Batch:
-        """Pages of a policy; advantage is float32 (T, N, K), target (T, N, K + 1)."""
+    def of(
+        cls, policy: SlatePolicyNetwork, pages: Sequence[Page | LoggedPages], advantage: FloatArray, target: FloatArray
+    ) -> Batch:
+        """Pages of a policy; advantage is float32 (..., K), target (..., K + 1), one row per page."""
         read = [policy.inputs(page.obs) for page in pages]
         history, context, last = (torch.cat([one[i] for one in read]) for i in range(3))
         device = history.device

@@ -13,6 +13,7 @@ from recsim_env.recommenders.als import ALS, ALSConfig
 from recsim_env.recommenders.conversational import Conversational, ConversationalConfig
 from recsim_env.recommenders.cooccurrence import Cooccurrence, CooccurrenceConfig
 from recsim_env.recommenders.ease import EASE, EASEConfig
+from recsim_env.recommenders.gym_policy import A2CPolicy, DQNPolicy, GymPolicyConfig, MaskablePPOPolicy, PPOPolicy
 from recsim_env.recommenders.item_knn import ItemKNN, ItemKNNConfig
 from recsim_env.recommenders.llm_ranker import LLMRanker, LLMRankerConfig
 from recsim_env.recommenders.popularity import Popularity, PopularityConfig
@@ -20,6 +21,7 @@ from recsim_env.recommenders.rsllm.config import RSLLMConfig
 from recsim_env.recommenders.rsllm.recommender import RSLLM
 from recsim_env.recommenders.sasrec import SASRec, SASRecConfig
 from recsim_env.recommenders.slate_policy import SlatePolicyConfig, SlatePolicyNetwork
+from recsim_env.recommenders.slate_q import SlateQ, SlateQConfig
 from recsim_env.recommenders.text_similarity import TextSimilarity, TextSimilarityConfig
 from recsim_env.recommenders.uniform import Uniform
 from recsim_env.records import Completion
@@ -92,6 +94,16 @@ class TestSlatePolicy(ScoringContract):
     kind, config, fixed = SlatePolicyNetwork, SlatePolicyConfig, {"dim": 8, "heads": 1, "epochs": 3, "max_length": 8}
 
 
+class TestGymPolicy(ScoringContract):
+    """The four differ in how they are trained alone."""
+
+    kind, config, fixed, learns = PPOPolicy, GymPolicyConfig, {"dim": 8, "hidden": 8, "positions": 2}, False
+
+
+class TestSlateQ(ScoringContract):
+    kind, config, fixed = SlateQ, SlateQConfig, {"dim": 8, "heads": 1, "epochs": 3, "max_length": 8, "taken": "one"}
+
+
 class Unsure(Engine):
     """Gives letters probabilities that depend on the prompt, and one plan."""
 
@@ -138,7 +150,8 @@ class TestRSLLM(ScoringContract):
 CHECKED = {
     "uniform": Uniform, "popularity": Popularity, "item-knn": ItemKNN, "ease": EASE, "als": ALS,
     "cooccurrence": Cooccurrence, "text-similarity": TextSimilarity, "sasrec": SASRec, "llm-ranker": LLMRanker,
-    "conversational": Conversational, "rsllm": RSLLM, "slate-pg": SlatePolicyNetwork,
+    "conversational": Conversational, "rsllm": RSLLM, "slate-pg": SlatePolicyNetwork, "slateq": SlateQ,
+    "ppo": PPOPolicy, "a2c": A2CPolicy, "dqn": DQNPolicy, "maskable-ppo": MaskablePPOPolicy,
 }  # fmt: skip
 
 
