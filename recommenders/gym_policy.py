@@ -271,7 +271,7 @@ class GymNet(nn.Module):
         return self._user_size
 
     def vectors(self, items: Tensor) -> Tensor:
-        """Z of items int (...), float (..., dim); zero for padding."""
+        """Vectors of items int (...), float (..., dim); zero for padding."""
         items = items.long()
         return self.items(items) + self.mix(self.features[items])
 

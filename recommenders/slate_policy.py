@@ -32,6 +32,8 @@ class SlatePolicyConfig(SASRecConfig):
     """Divides the log-odds when slates are drawn; 1 is how the policy was trained, 0 shows the best items in order."""
     heed: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """How far a wished category moves the log-odds beyond what the policy has learned to do with wishes."""
+    hears: bool = True
+    """Whether the policy reads what users ask for; false is for ablations."""
     dim: int = Field(default=32, ge=1)
     """Width of item vectors and layers."""
     blocks: int = Field(default=1, ge=1)
@@ -93,13 +95,14 @@ class SlatePolicyNetwork(TrainedRecommender):
         clicked = np.where(obs.last_feedback.clicked, obs.last_slate, n_items)
         clicks = obs.last_feedback.clicked.sum(axis=1)
         k = max(obs.last_slate.shape[1], 1)
+        heard = np.float32(self.config.hears)
         return np.column_stack(
             [
                 shares.take(obs.history, axis=0).sum(axis=1) / np.maximum(known, 1)[:, None],
                 shares.take(recent, axis=0).sum(axis=1) / RECENT,
                 shares.take(clicked, axis=0).sum(axis=1) / k,
-                obs.message_vector,
-                np.eye(len(MessageKind), dtype=np.float32)[obs.message_kind],
+                heard * obs.message_vector,
+                heard * np.eye(len(MessageKind), dtype=np.float32)[obs.message_kind],
                 clicks / k,
                 obs.turn == 0,
                 np.log1p(obs.turn) / 3.0,

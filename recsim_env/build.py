@@ -74,7 +74,10 @@ class World:
             rewards.get(name, "reward")
 
     def of(self, pool: IntArray) -> World:
-        """The same world, whose populations are made of some of the data set's users only."""
+        """The same world, whose populations are made of some of the data set's users only; what is loaded is shared."""
+        if self.needs_engine:
+            _ = self.engine, self.embedder
+        _ = self.user_model, self.histories
         other = copy.copy(self)
         other.pool = pool
         return other

@@ -56,3 +56,9 @@ def test_policies_trained_on_users(tmp_path):
     text = run("rl", tmp_path)
     assert "| **slate-pg** |" in text
     assert (tmp_path / "rl-slate-pg.png").exists()
+
+
+@pytest.mark.slow
+def test_instructions_heard_ignored_absent(tmp_path):
+    assert "| heard minus ignored |" in run("retention", tmp_path)
+    assert (tmp_path / "retention.png").exists()

@@ -101,7 +101,7 @@ class Episodes:
         pages: int64 (N,).
         sessions: int64 (N,).
         clicks: int64 (N,).
-        days: int64 (N,), days from the first to the last visit, both counted.
+        days: int64 (N,), days with a session.
         churned: bool (N,), the user left for good (in an episode of one session: left before it was cut).
         shown: int64 (I,), how often each item was shown.
     """
@@ -130,8 +130,8 @@ def play(
         reward += np.where(going, page.reward, 0.0)
         pages += going
         sessions += going & (page.obs.turn == 0)
+        days += going & (page.obs.turn == 0) & (page.obs.session == 0)
         clicks += np.where(going, page.clicked.sum(axis=1), 0)
-        days = np.where(going, page.obs.day + 1, days)
         shown += np.bincount(page.items[going].ravel(), minlength=len(shown))
         churned |= going & page.terminated
         going &= ~page.over

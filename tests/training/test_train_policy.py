@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -132,3 +133,26 @@ def test_life_is_learned_too(tmp_path):
     row = told["held_out"]["slate-pg"]
     assert 0.0 <= row["stayed"]["mean"] <= 1.0
     assert row["sessions"]["mean"] >= 1.0
+
+
+def test_a_policy_that_does_not_hear_is_deaf():
+    world = World(small("recommenders=[{name: slate-pg, epochs: 0, dim: 8, max_length: 8}]", "users.count=20"))
+    section = world.scenario.recommenders[0]
+    contexts = []
+    for hears in (True, False):
+        policy = world.recommender(section.model_copy(update={"config": {**section.config, "hears": hears}}))
+        obs = world.simulator(0).observe(np.arange(20))
+        spoken = replace(obs, message_vector=np.ones_like(obs.message_vector))
+        contexts.append([policy.inputs(o)[1].numpy() for o in (obs, spoken)])
+    assert not np.array_equal(*contexts[0])
+    np.testing.assert_array_equal(*contexts[1])
+
+
+@pytest.mark.slow
+def test_language_model_users_teach_too(tmp_path):
+    changes = [
+        "recommenders=[{name: slate-pg, epochs: 0, dim: 8}, popularity]", "training.num_envs=3", "training.turns=2",
+        "training.iterations=1", "training.evaluate_users=2", "training.held_out=0.001", "episode=session",
+    ]  # fmt: skip
+    told = train_policy(load_scenario("llm_quickstart", changes), tmp_path / "out")
+    assert set(told["held_out"]) == {"slate-pg", "popularity", START}, "nobody can ask them for the truth"
