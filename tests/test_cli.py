@@ -12,7 +12,7 @@ def cli(*words, cwd=None):
 
 
 def test_run_and_report(tmp_path):
-    sets = ["days=3", "users.count=30", "recommenders=uniform,popularity", "replications=1"]
+    sets = ["days=3", "users.count=30", "recommenders=uniform,popularity", "replications=1", "data.min_ratings=20"]
     done = cli("run", "quickstart", "--out", "here", *(w for s in sets for w in ("--set", s)), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Run folder: here" in done.stdout

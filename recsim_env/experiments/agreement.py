@@ -130,6 +130,8 @@ def run_agreement(
         )
     asked = {model: _with_users(scenario, model, plan) for model in plan.users}
     path = measurement_folder(out, RESULT, "agreement")
+    for model in plan.users:
+        _refuse_another(path / model, asked[model])
     begun = time.perf_counter()
     with RunFolder(path) as folder:
         folder.write_json(RESULT, {"schema": 1, "status": "running"})
@@ -171,16 +173,18 @@ def _offline(scenario: Scenario) -> Measure:
 
 def _run(scenario: Scenario, path: Path, on_progress: Callable[[Progress], None]) -> Path:
     """The on-policy run of one user model; goes on where it was stopped."""
-    if path.exists():
-        manifest = load_run(path).manifest
-        if manifest["fingerprint"]["scenario"] != scenario.fingerprint():
-            raise RunFolderError(
-                f"{path} holds a run of another scenario (see {path / 'scenario.yaml'}). Ask for the same users, days, "
-                "recommenders and settings as then, or choose another folder with --out."
-            )
-        if manifest["status"] == "complete":
-            return path
+    if path.exists() and load_run(path).manifest["status"] == "complete":
+        return path
     return run_scenario(scenario, path, (), path.exists(), on_progress)
+
+
+def _refuse_another(path: Path, scenario: Scenario) -> None:
+    """Refuses the run of another scenario, whose figures would be told as this one's."""
+    if path.exists() and load_run(path).manifest["fingerprint"]["scenario"] != scenario.fingerprint():
+        raise RunFolderError(
+            f"{path} holds a run of another scenario (see {path / 'scenario.yaml'}). Ask for the same users, days, "
+            "recommenders and settings as then, or choose another folder with --out."
+        )
 
 
 def _with_users(scenario: Scenario, model: str, plan: Plan) -> Scenario:

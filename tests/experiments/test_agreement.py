@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
+from typer.testing import CliRunner
 
+from recsim_env.cli import app
 from recsim_env.errors import ScenarioError
 from recsim_env.experiments.agreement import DEFAULT, Measure, Plan, _tau, _with_users, run_agreement, taus
 from recsim_env.scenario import load_scenario
@@ -58,15 +60,22 @@ def test_those_who_think_are_fewer_and_stay_for_fewer_days():
 
 def test_a_short_run_says_nothing_of_the_last_week(tmp_path):
     sections = [{"name": "popularity", "label": f"p{i}", "temperature": 0.1 + i} for i in range(8)]
-    scenario = load_scenario({"recommenders": sections, "users": {"count": 6}, "days": 2})
+    scenario = load_scenario(
+        {
+            "recommenders": sections,
+            "users": {"count": 6},
+            "days": 2,
+            "data": {"name": "movietweetings", "min_ratings": 20},
+        }
+    )
     folder = run_agreement(scenario, tmp_path / "a", Plan(ope=None))
     record = json.loads((folder / "agreement.json").read_text())
     assert [m["name"] for m in record["measures"]] == ["offline nDCG@10", "behavioral: clicks a page"]
 
 
 def test_command_line_and_a_second_call_makes_nothing_again(tmp_path):
-    small = ["--set", "users.count=20", "--set", "days=8", "--quiet", "--out", str(tmp_path / "a")]
-    command = [sys.executable, "-m", "recsim_env.cli", "agreement", *small]
+    small = [w for s in ("users.count=20", "days=8", "data.min_ratings=20") for w in ("--set", s)]
+    command = [sys.executable, "-m", "recsim_env.cli", "agreement", *small, "-q", "--out", str(tmp_path / "a")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Kendall's tau" in done.stdout
@@ -81,12 +90,13 @@ def test_command_line_and_a_second_call_makes_nothing_again(tmp_path):
     assert "behavioral: 20 for 8 days" in (tmp_path / "a/agreement.md").read_text()
     assert (tmp_path / "a/agreement.png").stat().st_size > 5000
     written = (tmp_path / "a/behavioral/manifest.json").stat().st_mtime_ns
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    again = CliRunner().invoke(app, command[3:])
+    assert again.exit_code == 0, again.output
+    assert again.output == done.stdout
     assert (tmp_path / "a/behavioral/manifest.json").stat().st_mtime_ns == written
     other = subprocess.run([*command, "--set", "days=3"], capture_output=True, text=True, check=False)
     assert other.returncode == 2
     assert "holds a run of another scenario" in other.stderr
-    wrong = subprocess.run([*command, "--ope", "nothing"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2
-    assert "Choose one of" in wrong.stderr
+    wrong = CliRunner().invoke(app, [*command[3:], "--ope", "nothing"])
+    assert isinstance(wrong.exception, ScenarioError)
+    assert "Choose one of" in str(wrong.exception)

@@ -421,23 +421,24 @@ def test_language_model_users_go_through_all_of_it_and_a_stopped_measurement_goe
     from recsim_env.experiments.fidelity.suite import run_fidelity
 
     plan = Plan(("llm", "hybrid"), 1, 0, Protocol(n_users=12), n_llm_users=6, n_intervened=5)
+    few = {"name": "movietweetings", "min_ratings": 20}
     overrides = ["engine={name: scripted, embedder: letters}", "users.calibration_pairs=60"]
-    KNOWS["kill_after"] = 1500
+    KNOWS["kill_after"] = 800
     with pytest.raises(KeyboardInterrupt):
-        run_fidelity({"name": "movietweetings"}, tmp_path / "a", plan, overrides)
+        run_fidelity(few, tmp_path / "a", plan, overrides)
     assert json.loads((tmp_path / "a" / "fidelity.json").read_text())["status"] == "interrupted"
     first = KNOWS["calls"]
     KNOWS.update(calls=0, kill_after=None)
-    run_fidelity({"name": "movietweetings"}, tmp_path / "a", plan, overrides)
+    run_fidelity(few, tmp_path / "a", plan, overrides)
     resumed = KNOWS["calls"]
     KNOWS["calls"] = 0
-    run_fidelity({"name": "movietweetings"}, tmp_path / "a", plan, overrides)
+    run_fidelity(few, tmp_path / "a", plan, overrides)
     # Only what stayed bad is asked again: a bad reply is stored too, so nothing is.
     assert KNOWS["calls"] == 0
     assert resumed > 0
     record = json.loads((tmp_path / "a" / "fidelity.json").read_text())
     rows = {row["name"]: row for row in record["rows"]}
-    assert first > 1500
+    assert first > 800
     assert (rows["llm"]["n_users"], rows["prior alone, same users"]["n_users"]) == (6, 6)
     assert 0.03 < rows["llm"]["bad"] < 0.2
     assert (tmp_path / "a" / "calibration-hybrid-0.npz").exists()

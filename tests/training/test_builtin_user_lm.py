@@ -55,6 +55,7 @@ def test_six_users_live_a_day_without_a_bad_reply(grammar, tmp_path, monkeypatch
     assert not run.turns["trace_fallback"].any()
 
 
+@pytest.mark.slow  # tests/agents/test_llm_tiny.py runs it in vLLM too
 @pytest.mark.vllm
 def test_it_runs_in_vllm_by_its_name(tmp_path):
     pytest.importorskip("vllm")

@@ -239,8 +239,8 @@ def test_vllm_gives_the_same_probabilities(trained):
 
 @pytest.fixture
 def few_data(toys, monkeypatch):
-    """A toy of twelve users."""
-    data = toys.toy(12, 20, 5)
+    """A toy of eight users."""
+    data = toys.toy(8, 20, 5)
     monkeypatch.setattr(material_module, "load_dataset", lambda section: data)
     return data
 
@@ -283,8 +283,12 @@ def cli(*arguments):
 
 
 def test_the_command_line_trains(toys, tmp_path):
-    ratings = toys.write_csv(tmp_path, toys.toy(30, 24, 6))
-    small = [part for s in ("taught_users=0", "evaluations=1", "folds=2", "vocabulary=400") for part in ("--set", s)]
+    ratings = toys.write_csv(tmp_path, toys.toy(12, 20, 5))
+    small = [
+        part
+        for s in ("taught_users=0", "evaluations=1", "folds=2", "vocabulary=400", "holdout=1")
+        for part in ("--set", s)
+    ]
     done = cli("--data", str(ratings), "--out", str(tmp_path / "m"), "--size", "tiny", "--steps", "3", "-q", *small)
     assert done.returncode == 0, done.stderr
     assert "Test part: RMSE" in done.stdout
