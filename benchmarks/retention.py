@@ -21,6 +21,7 @@ from pathlib import Path
 
 import _report
 import numpy as np
+from _training import parser, train_once
 
 from recsim_env.build import World
 from recsim_env.evaluation.bootstrap import Intervals, paired_difference, ratio_intervals
@@ -28,7 +29,7 @@ from recsim_env.experiments.tables import markdown_table
 from recsim_env.records import FloatArray
 from recsim_env.scenario import Scenario, load_scenario
 from recsim_env.training.experience import of, play
-from recsim_env.training.policy import held_out_users, train_policy
+from recsim_env.training.policy import held_out_users
 from recsim_env.vector_env import RecSimVectorEnv
 
 WAYS = {
@@ -58,9 +59,7 @@ def scenario_of(way: str, seed: int, args: argparse.Namespace) -> Scenario:
 def lives(way: str, seed: int, keep: Path, args: argparse.Namespace) -> dict[str, FloatArray]:
     """Lives of the held-out users under the policy that was trained this way, by measure, float (U,)."""
     folder, scenario = keep / f"{way}-{seed}", scenario_of(way, seed, args)
-    if not (folder / "training.json").exists():
-        told = train_policy(scenario, folder, resume=(folder / "checkpoint").exists())
-        print(f"{way}, seed {seed}: {told['seconds']:.0f} s", flush=True)
+    train_once(scenario, folder)
     world = World(scenario)
     held, _ = held_out_users(world)
     policy = world.recommender(scenario.recommenders[0].model_copy(update={"path": folder, "config": {}}))
@@ -81,13 +80,7 @@ def told(interval: Intervals, sign: str = "") -> str:
 
 def main() -> None:
     """Trains, plays and writes ``results/retention.md``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--iterations", type=int)
-    parser.add_argument("--keep", type=Path)
-    parser.add_argument("--results", type=Path, default=_report.RESULTS)
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
+    args = parser(__doc__).parse_args()
     if args.quick:
         args.seeds, args.iterations = 1, 1
     with tempfile.TemporaryDirectory() as scratch:

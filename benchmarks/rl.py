@@ -17,19 +17,19 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import _report
 import numpy as np
 import pandas as pd
+from _training import parser, train_once
 from scipy import stats
 
 from recsim_env.experiments.tables import markdown_table
 from recsim_env.scenario import Scenario, load_scenario
 from recsim_env.training.curve import plot_curve
-from recsim_env.training.policy import GREEDY, train_policy
+from recsim_env.training.policy import GREEDY
 
 BASELINES = ["uniform", "popularity", "ease", "{name: sasrec, dim: 32, blocks: 1, epochs: 8}"]
 COLUMNS = ("reward", "pages", "coverage", "gini")
@@ -55,10 +55,7 @@ def scenario_of(policy: str, seed: int, args: argparse.Namespace) -> Scenario:
 def trained(policy: str, seed: int, keep: Path, args: argparse.Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
     """What `training.json` tells, and the log."""
     folder = keep / f"{policy}-{seed}"
-    if not (folder / "training.json").exists():
-        begun = time.perf_counter()
-        train_policy(scenario_of(policy, seed, args), folder, resume=(folder / "checkpoint").exists())
-        print(f"{policy}, seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
+    train_once(scenario_of(policy, seed, args), folder)
     return json.loads((folder / "training.json").read_text()), pd.read_parquet(folder / "log.parquet")
 
 
@@ -97,14 +94,9 @@ def tables(found: dict[str, list[dict[str, Any]]], part: str) -> list[str]:
 
 def main() -> None:
     """Trains, measures and writes ``results/rl.md``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--policies", default="slate-pg")
-    parser.add_argument("--iterations", type=int)
-    parser.add_argument("--keep", type=Path)
-    parser.add_argument("--results", type=Path, default=_report.RESULTS)
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--policies", default="slate-pg")
+    args = options.parse_args()
     if args.quick:
         args.seeds, args.iterations = 2, 2
     with tempfile.TemporaryDirectory() as scratch:

@@ -148,7 +148,7 @@ class ScoringRecommender(Recommender):
         items = np.empty((obs.n, slate_size), np.int32)
         propensity = np.empty((obs.n, slate_size), np.float32)
         marginal = np.empty((obs.n, slate_size), np.float32)
-        for rows, part in _blocks(obs):
+        for rows, part in blocks(obs):
 
             def key(purpose: str, part: ObservationBatch = part) -> Keys:
                 return draws.keys(purpose, part.user_index, part.day, part.session, part.turn)
@@ -168,7 +168,7 @@ class ScoringRecommender(Recommender):
     def log_prob(self, obs: ObservationBatch, items: IntArray) -> FloatArray:
         """Log-probability of given slates, float64 (N, K); see :meth:`Recommender.log_prob`."""
         result = np.zeros(items.shape)
-        for rows, part in _blocks(obs):
+        for rows, part in blocks(obs):
             scores, _ = self.allowed_scores(part)
             chances = self._policy.log_prob(scores, slots_of(items[rows], part))
             result[rows] = np.where(items[rows] == self.n_items, 0.0, chances)
@@ -267,7 +267,7 @@ def promise(wish: FloatArray, categories: tuple[str, ...]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _blocks(obs: ObservationBatch) -> Iterator[tuple[slice, ObservationBatch]]:
+def blocks(obs: ObservationBatch) -> Iterator[tuple[slice, ObservationBatch]]:
     """The observation in blocks of at most BLOCK users."""
     for start in range(0, obs.n, BLOCK):
         rows = slice(start, min(start + BLOCK, obs.n))

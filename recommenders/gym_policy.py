@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from recsim_env.data.features import item_features
 from recsim_env.draws import Draws, Keys
 from recsim_env.interfaces import Config
-from recsim_env.recommenders.base import BLOCK, ScoringConfig, ScoringRecommender
+from recsim_env.recommenders.base import BLOCK, ScoringConfig, ScoringRecommender, blocks
 from recsim_env.recommenders.candidates import allowed_slots, items_of, slots_of
+from recsim_env.recommenders.history import N_CLOCK, clock
 from recsim_env.recommenders.store import Arrays
 from recsim_env.records import (
     Dataset,
@@ -107,11 +108,7 @@ class GymPolicy(ScoringRecommender):
                 np.eye(len(MessageKind), dtype=np.float32)[obs.message_kind],
                 last.clicked.sum(axis=1) / k,
                 last.watched_fraction.sum(axis=1) / k,
-                obs.turn == 0,
-                np.log1p(obs.turn) / 3.0,
-                np.log1p(obs.day) / 3.0,
-                np.minimum(obs.session, 1),
-                np.log1p((obs.history < n).sum(axis=1)) / 5.0,
+                clock(obs, n),
             ]
         ).astype(np.float32)
         found: Inputs = {
@@ -127,7 +124,7 @@ class GymPolicy(ScoringRecommender):
     @property
     def n_context(self) -> int:
         """P, numbers of the context."""
-        return len(self.categories) + len(MessageKind) + 7
+        return len(self.categories) + len(MessageKind) + 2 + N_CLOCK
 
     def logits(self, obs: ObservationBatch, slate_size: int) -> FloatArray:
         """Log-odds of all candidates at each position, float32 (N, K, M), computed in blocks of one shape."""
@@ -144,7 +141,7 @@ class GymPolicy(ScoringRecommender):
 
     def recommend(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> SlateBatch:
         """Slates for N users, with propensities; the marginal is known at the first position."""
-        parts = [self._drawn(obs.take(rows), slate_size, draws) for rows in _blocks(obs.n)]
+        parts = [self._drawn(part, slate_size, draws) for _, part in blocks(obs)]
         items, propensity = (np.concatenate([part[i] for part in parts]) for i in range(2))
         marginal = np.full(propensity.shape, np.nan, np.float32)
         marginal[:, 0] = propensity[:, 0]
@@ -158,8 +155,7 @@ class GymPolicy(ScoringRecommender):
     def log_prob(self, obs: ObservationBatch, items: IntArray) -> FloatArray:
         """Log-probability of given slates, float64 (N, K); see :meth:`Recommender.log_prob`."""
         result = np.zeros(items.shape)
-        for rows in _blocks(obs.n):
-            part = obs.take(rows)
+        for rows, part in blocks(obs):
             slots = slots_of(items[rows], part)
             odds, _ = self._allowed_logits(part, items.shape[1])
             for k in range(items.shape[1]):
@@ -305,8 +301,3 @@ def _close(odds: FloatArray, slots: IntArray) -> None:
     """Takes slots (N,) out of the log-odds (N, K, M) of all positions, in place."""
     rows = np.flatnonzero(slots < odds.shape[2])
     odds[rows, :, slots[rows]] = -np.inf
-
-
-def _blocks(n: int) -> list[slice]:
-    """Rows in blocks of at most BLOCK users."""
-    return [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]

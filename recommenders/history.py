@@ -1,11 +1,14 @@
-"""Histories of the users who are served, as sparse matrices."""
+"""Histories of the users who are served, as sparse matrices, and where in their time they are."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
 
-from recsim_env.records import IntArray, ObservationBatch
+from recsim_env.records import FloatArray, IntArray, ObservationBatch
+
+N_CLOCK = 5
+"""Columns of :func:`clock`."""
 
 
 def history_matrix(obs: ObservationBatch, n_items: int, half_life: float | None = None) -> sparse.csr_array:
@@ -34,3 +37,21 @@ def _last_occurrence(rows: IntArray, items: IntArray, n_items: int) -> IntArray:
     pairs = rows.astype(np.int64) * n_items + items
     _, from_end = np.unique(pairs[::-1], return_index=True)
     return np.sort(len(pairs) - 1 - from_end)
+
+
+def clock(obs: ObservationBatch, n_items: int) -> FloatArray:
+    """Where N users are in their time, for networks, float64 (N, 5), each column around 1 at most.
+
+    Columns: 1 on a session's first page; logarithms of the page's number and of the day; 1 after a day's first session;
+    logarithm of the length of the known history.
+    """
+    known = (obs.history < n_items).sum(axis=1)
+    return np.column_stack(
+        [
+            obs.turn == 0,
+            np.log1p(obs.turn) / 3.0,
+            np.log1p(obs.day) / 3.0,
+            np.minimum(obs.session, 1),
+            np.log1p(known) / 5.0,
+        ]
+    )

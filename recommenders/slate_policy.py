@@ -17,6 +17,7 @@ from recsim_env.draws import Draws
 from recsim_env.interfaces import Config
 from recsim_env.lm.backbone import device_of
 from recsim_env.recommenders.fitting import TrainedRecommender
+from recsim_env.recommenders.history import N_CLOCK, clock
 from recsim_env.recommenders.sasrec import SASRec, SASRecConfig, SequenceEncoder
 from recsim_env.recommenders.store import Arrays
 from recsim_env.records import Dataset, FloatArray, MessageKind, ObservationBatch
@@ -63,7 +64,7 @@ class SlatePolicyNetwork(TrainedRecommender):
 
     def learn(self, dataset: Dataset, draws: Draws) -> None:
         """The warm start."""
-        self._features = item_features(dataset.catalog)
+        self._take_features(item_features(dataset.catalog))
         self.net = self._made(draws).to(device_of(self.config.device)).eval()
         if self.config.epochs:
             warm = SASRec(SASRecConfig(**self.config.model_dump(include=set(SASRecConfig.model_fields))))
@@ -104,24 +105,20 @@ class SlatePolicyNetwork(TrainedRecommender):
                 heard * obs.message_vector,
                 heard * np.eye(len(MessageKind), dtype=np.float32)[obs.message_kind],
                 clicks / k,
-                obs.turn == 0,
-                np.log1p(obs.turn) / 3.0,
-                np.log1p(obs.day) / 3.0,
-                np.minimum(obs.session, 1),
-                np.log1p(known) / 5.0,
+                clock(obs, n_items),
                 np.ones(obs.n),
             ]
         ).astype(np.float32)
 
-    @property
-    def _shares(self) -> FloatArray:
-        """Category shares of the items, a row of zeros for padding."""
+    def _take_features(self, features: FloatArray) -> None:
+        """Keeps the items' features float32 (I, F), and their category shares with a row of zeros for padding."""
         c = len(self.categories)
-        return np.vstack([self._features[:, :c], np.zeros((1, c), np.float32)])
+        self._features = features
+        self._shares = np.vstack([features[:, :c], np.zeros((1, c), np.float32)])
 
     def _made(self, draws: Draws) -> PolicyNet:
         c = self.config
-        n_context = 4 * len(self.categories) + len(MessageKind) + 7
+        n_context = 4 * len(self.categories) + len(MessageKind) + 2 + N_CLOCK
         with torch.random.fork_rng():
             torch.manual_seed(int(draws.keys("policy-weights", 0)[0] >> np.uint64(1)))
             # No dropout: a policy whose odds change between two looks has no propensities.
@@ -134,7 +131,7 @@ class SlatePolicyNetwork(TrainedRecommender):
 
     def set_arrays(self, arrays: Arrays) -> None:
         """Takes what :meth:`arrays` gave."""
-        self._features = arrays["features"]
+        self._take_features(arrays["features"])
         self.net = self._made(Draws(0))
         self.net.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
         self.net = self.net.to(device_of(self.config.device)).eval()

@@ -68,7 +68,7 @@ class SlateQ(SlatePolicyNetwork):
 
     def set_arrays(self, arrays: Arrays) -> None:
         """Takes what :meth:`arrays` gave."""
-        self._features = arrays["choice.features"]
+        self._take_features(arrays["choice.features"])
         self.net = self._made(Draws(0))
         self.q = self._pair(self.net, Draws(0))
         self.q.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recsim_env.draws import Draws
 from recsim_env.interfaces import Config, Recommender
+from recsim_env.lm.schedule import cosine
 from recsim_env.scenario import TrainingSection
 from recsim_env.vector_env import RecSimVectorEnv
+
+LEAST_RATE = 0.1
+"""Share of the learning rates at the last iteration."""
+
+
+class LearnerConfig(Config):
+    """Settings of every learner; in a scenario they stand beside those of ``training``."""
+
+    temperatures: tuple[float, ...] = ()
+    """Of these the trained policy serves at the one that earns most from training users; empty leaves it as it is."""
 
 
 class Learner(ABC):
@@ -27,37 +38,24 @@ class Learner(ABC):
         training: The scenario's section.
         config: Settings of this learner.
         draws: Luck of the training.
+
+    Attributes:
+        module: All weights that training changes, those of the policy among them; a subclass makes it.
+        optimizer: The optimiser; a subclass makes it.
     """
 
-    config_class: ClassVar[type[Config]] = Config
-    """Settings of the learner, given beside the recommender's own in the scenario under ``learner``."""
+    config_class: ClassVar[type[LearnerConfig]] = LearnerConfig
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
 
     def __init__(
-        self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: Config, draws: Draws
+        self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: LearnerConfig, draws: Draws
     ) -> None:
-        self.policy, self.env, self.training, self.draws = policy, env, training, draws
-
-    @property
-    @abstractmethod
-    def module(self) -> nn.Module:
-        """All weights that training changes, those of the policy among them."""
-
-    @property
-    @abstractmethod
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser."""
+        self.policy, self.env, self.training, self.config, self.draws = policy, env, training, config, draws
 
     @abstractmethod
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration: serve users, learn. Figures for the log, by name."""
-
-    def extra_state(self) -> dict[str, Any]:
-        """What else an unbroken training would carry on, as tensors by name."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes what :meth:`extra_state` gave."""
-        return None
 
     @property
     def offline(self) -> bool:
@@ -65,9 +63,30 @@ class Learner(ABC):
         return False
 
     def settle(self, measure: Callable[[], float]) -> None:
-        """Called when training is over; may choose how the policy serves by measuring it on training users."""
-        return None
+        """Chooses the temperature of serving, after training: learning needs chance, serving needs less of it.
 
-    def sync(self) -> None:
-        """Called after the module's weights were replaced, before the policy serves."""
-        return None
+        Args:
+            measure: What the policy earns from training users as it is now.
+        """
+        if self.config.temperatures and not self.offline:
+            found = {}
+            for temperature in self.config.temperatures:
+                self._serve_at(temperature)
+                found[temperature] = measure()
+            self._serve_at(max(found, key=lambda t: found[t]))
+
+    def _serve_at(self, temperature: float) -> None:
+        self.policy.config = self.policy.config.model_copy(update={"temperature": temperature})
+
+    def _lower(self, iteration: int, *rates: float) -> None:
+        """Sets the learning rates of the optimiser's groups to what is left of them in an iteration."""
+        share = cosine(iteration / self.training.iterations, LEAST_RATE)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * share
+
+    def _step(self, loss: Tensor) -> None:
+        """One gradient step."""
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()

@@ -21,11 +21,11 @@ from recsim_env.build import World
 from recsim_env.draws import Draws
 from recsim_env.errors import ScenarioError
 from recsim_env.evaluation.beyond_accuracy import gini
-from recsim_env.evaluation.bootstrap import paired_difference, ratio_intervals
+from recsim_env.evaluation.bootstrap import Intervals, paired_difference, ratio_intervals
 from recsim_env.interfaces import Recommender
 from recsim_env.lm.checkpoint import Checkpoint
 from recsim_env.records import IntArray
-from recsim_env.registry import learners, recommenders
+from recsim_env.registry import learners
 from recsim_env.scenario import RecommenderSection, Scenario, validate_config
 from recsim_env.training.curve import plot_curve
 from recsim_env.training.experience import Episodes, Shows, of, play, seed_of
@@ -44,7 +44,6 @@ class Progress:
         label: What is done now.
         iteration: Iterations done, of ``iterations``.
         iterations: Most iterations.
-        reward: Mean reward of a page in the last one.
         evaluation: Mean reward of an episode at the last measurement, on training users.
         best: The best so far.
     """
@@ -52,7 +51,6 @@ class Progress:
     label: str
     iteration: int
     iterations: int
-    reward: float
     evaluation: float
     best: float
 
@@ -84,9 +82,10 @@ def train_policy(
     try:
         held, known = held_out_users(world)
         policy = _start(world, section, out, on_progress)
-        env = RecSimVectorEnv(world=world.of(known), num_envs=scenario.training.num_envs)
+        users = world.of(known)
+        env = RecSimVectorEnv(world=users, num_envs=scenario.training.num_envs)
         learner: Learner = kind(policy, env, scenario.training, config, Draws(scenario.seed))
-        loop = _Loop(learner, world.of(known), scenario, checkpoint, on_progress)
+        loop = _Loop(learner, users, scenario, checkpoint, on_progress)
         log, seconds = loop.run(resume)
         policy.version = str(int(policy.version) + 1)
         on_progress(loop.progress("Comparing on held-out users"))
@@ -143,24 +142,21 @@ def held_out_users(world: World) -> tuple[IntArray, IntArray]:
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
-def _saved(world: World, section: RecommenderSection, folder: Path) -> Recommender:
-    kind: Any = recommenders.get(section.name)
-    policy: Recommender = kind.load(folder, {})
-    world.equip(policy)
-    return policy
-
-
 def _start(
     world: World, section: RecommenderSection, out: Path, on_progress: Callable[[Progress], None]
 ) -> Recommender:
     """The policy that training begins with: fitted once, and kept in ``start``."""
     folder = out / "start"
     if not (folder / "recommender.json").exists():
-        on_progress(Progress("Warm start", 0, world.scenario.training.iterations, np.nan, np.nan, np.nan))
+        on_progress(Progress("Warm start", 0, world.scenario.training.iterations, np.nan, np.nan))
         policy = world.recommender(section)
         folder.mkdir(parents=True, exist_ok=True)
         policy.save(folder)
     return _saved(world, section, folder)
+
+
+def _saved(world: World, section: RecommenderSection, folder: Path) -> Recommender:
+    return world.recommender(section.model_copy(update={"path": folder, "config": {}}))
 
 
 class _Loop:
@@ -171,8 +167,8 @@ class _Loop:
         on_progress: Callable[[Progress], None],
     ) -> None:  # fmt: skip
         self.learner, self.training, self.checkpoint, self.tell = learner, scenario.training, checkpoint, on_progress
-        n = min(self.training.evaluate_users, len(world.pool) if world.pool is not None else 1)
-        self._env = RecSimVectorEnv(world=world, num_envs=n)
+        people = world.dataset.n_users if world.pool is None else len(world.pool)
+        self._env = RecSimVectorEnv(world=world, num_envs=min(self.training.evaluate_users, people))
         settings = {"scenario": scenario.flat()}
         self._state: dict[str, Any] = {"log": [], "best": -np.inf, "seconds": 0.0, "settings": settings}
 
@@ -183,10 +179,8 @@ class _Loop:
         if resume:
             weights, best, optimizer, self._state = self.checkpoint.load(state["settings"])
             state = self._state
-            learner.load_extra_state({k[6:]: v for k, v in weights.items() if k.startswith("extra.")})
-            module.load_state_dict({k: v for k, v in weights.items() if not k.startswith("extra.")})
+            module.load_state_dict(weights)
             learner.optimizer.load_state_dict(optimizer)
-            learner.sync()
         begun = time.perf_counter() - state["seconds"]
         if not state["log"]:
             self.tell(self.progress("Measuring the start"))
@@ -213,19 +207,15 @@ class _Loop:
             self._save(best)
             self.tell(self.progress("Training"))
         module.load_state_dict(best)
-        learner.sync()
         learner.settle(self._measure)
         return [{"iteration": 0, "user_turns": 0, "evaluation": state["start"]}, *state["log"]], state["seconds"]
 
     def progress(self, label: str) -> Progress:
         """How far it is."""
         log, s = self._state["log"], self._state
-        measured = [
-            s.get("start", np.nan),
-            *(row["evaluation"] for row in log if row["evaluation"] == row["evaluation"]),
-        ]
-        reward = log[-1].get("reward_per_page", np.nan) if log else np.nan
-        return Progress(label, len(log), self.training.iterations, reward, measured[-1], s["best"])
+        measured = [row["evaluation"] for row in log if not np.isnan(row["evaluation"])]
+        evaluation = measured[-1] if measured else s.get("start", np.nan)
+        return Progress(label, len(log), self.training.iterations, evaluation, s["best"])
 
     def _late(self) -> bool:
         minutes = self.training.minutes
@@ -237,9 +227,8 @@ class _Loop:
         return float(play(self._env, of(self.learner.policy), seed).reward.mean())
 
     def _save(self, best: Mapping[str, Any]) -> None:
-        learner = self.learner
-        weights = {**learner.module.state_dict(), **{f"extra.{k}": v for k, v in learner.extra_state().items()}}
-        self.checkpoint.save(_copied(weights), dict(best), learner.optimizer, self._state)
+        weights = _copied(self.learner.module.state_dict())
+        self.checkpoint.save(weights, dict(best), self.learner.optimizer, self._state)
 
 
 def _copied(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,50 +240,47 @@ def compare(
     world: World, section: RecommenderSection, policy: Recommender, start: Recommender, held: IntArray
 ) -> dict[str, Any]:
     """Episodes of held-out users under every policy, with common users and luck; then of the second user model."""
-    found = {"held_out": _rows(world.of(held), section, policy, start, len(held))}
-    second = world.scenario.training.second_users
-    if second is not None:
-        other = World(world.scenario.model_copy(update={"users": second}))
-        try:
-            found["second_users"] = _rows(other.of(held), section, policy, start, min(len(held), second.count))
-        finally:
-            other.close()
-    return found
-
-
-def _rows(
-    world: World, section: RecommenderSection, policy: Recommender, start: Recommender, n_users: int
-) -> dict[str, Any]:
-    env = RecSimVectorEnv(world=world, num_envs=n_users)
-    seed = seed_of(Draws(world.scenario.seed), "comparison", 0)
-    env.reset(seed=seed)
     shows: dict[str, Shows] = {}
     for other in world.scenario.recommenders:
         if other.title != section.title:
             shows[other.title] = of(world.recommender(other))
     shows |= {START: of(start), section.title: of(policy)}
-    if knows_truth(env):
-        shows[GREEDY] = greedy_on_truth
+    found = {"held_out": _rows(world.of(held), shows, section.title, len(held))}
+    second = world.scenario.training.second_users
+    if second is not None:
+        there = World(world.scenario.model_copy(update={"users": second}))
+        try:
+            found["second_users"] = _rows(there.of(held), shows, section.title, min(len(held), second.count))
+        finally:
+            there.close()
+    return found
+
+
+def _rows(world: World, shows: Mapping[str, Shows], trained: str, n_users: int) -> dict[str, Any]:
+    env = RecSimVectorEnv(world=world, num_envs=n_users)
+    seed = seed_of(Draws(world.scenario.seed), "comparison", 0)
     episodes = {name: play(env, show, seed) for name, show in shows.items()}
-    ours = episodes[section.title]
+    if knows_truth(env):
+        episodes[GREEDY] = play(env, greedy_on_truth, seed)
+    ours = episodes[trained]
     return {name: _figures(one, ours, world.scenario) for name, one in episodes.items()}
 
 
 def _figures(one: Episodes, ours: Episodes, scenario: Scenario) -> dict[str, Any]:
     """Means over users with 95 % intervals, and what the trained policy has over this one."""
+    each = np.ones((len(one.reward), 1))
 
-    def mean(values: Any) -> dict[str, float]:
-        whole = np.asarray(values, np.float64)[:, None]
-        i = ratio_intervals(whole, np.ones_like(whole))
+    def told(i: Intervals) -> dict[str, float]:
         return {"mean": float(i.value[0]), "low": float(i.low[0]), "high": float(i.high[0])}
 
-    both = [(e.reward[:, None], np.ones((len(e.reward), 1))) for e in (ours, one)]
-    more = paired_difference(both[0], both[1])
+    def mean(values: Any) -> dict[str, float]:
+        return told(ratio_intervals(np.asarray(values, np.float64)[:, None], each))
+
     share = one.shown[one.shown > 0]
     return {
         "n_users": len(one.reward),
         "reward": mean(one.reward),
-        "trained_minus_this": {"mean": float(more.value[0]), "low": float(more.low[0]), "high": float(more.high[0])},
+        "trained_minus_this": told(paired_difference((ours.reward[:, None], each), (one.reward[:, None], each))),
         "clicks": mean(one.clicks),
         "pages": mean(one.pages),
         "sessions": mean(one.sessions),

@@ -6,11 +6,11 @@ The probability of a slate is the product over its positions of the item's proba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,21 +18,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsim_env.draws import Draws
-from recsim_env.interfaces import Config, Recommender
-from recsim_env.lm.schedule import cosine
+from recsim_env.interfaces import Recommender
 from recsim_env.recommenders.slate_policy import SlatePolicyNetwork, slate_log_prob
-from recsim_env.records import BoolArray, FloatArray, ObservationBatch, is_seen, unpack_seen
+from recsim_env.records import BoolArray, FloatArray, ObservationBatch
 from recsim_env.scenario import TrainingSection
 from recsim_env.training.experience import Page, collect, of, seed_of
-from recsim_env.training.learner import Learner
+from recsim_env.training.learner import Learner, LearnerConfig
 from recsim_env.training.logged import LoggedPages, read_log
+from recsim_env.training.rows import Rows, allowed_items, read
 from recsim_env.vector_env import RecSimVectorEnv
 
-LEAST_RATE = 0.1
-"""Share of the learning rates at the last iteration."""
 
-
-class PolicyGradientConfig(Config):
+class PolicyGradientConfig(LearnerConfig):
     """Settings of :class:`SlatePolicyGradient`."""
 
     algorithm: Literal["ppo", "reinforce"] = "ppo"
@@ -57,7 +54,7 @@ class PolicyGradientConfig(Config):
     trace: float = Field(default=0.9, ge=0, le=1)
     """Lambda of generalised advantage estimation (Schulman et al. 2016), over pages."""
     temperatures: tuple[float, ...] = (1.0, 0.5, 0.25)
-    """Of these the trained policy serves at the one that earns most from training users; empty leaves it as it is."""
+    """Temperatures of serving to choose from."""
     entropy: float = Field(default=0.001, ge=0)
     """Weight of the entropy of the first position, against settling too early."""
     log: Path | None = None
@@ -81,38 +78,25 @@ class SlatePolicyGradient(Learner):
     """REINFORCE or PPO over slates with one advantage per position, and a critic per position as baseline."""
 
     config_class = PolicyGradientConfig
+    config: PolicyGradientConfig
     policy: SlatePolicyNetwork
 
     def __init__(
-        self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: Config, draws: Draws
+        self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: LearnerConfig, draws: Draws
     ) -> None:
         super().__init__(policy, env, training, config, draws)
-        assert isinstance(config, PolicyGradientConfig)
-        self.config = config
         net = self.policy.net
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(draws, "critic", 0))
             critic = nn.Sequential(nn.Linear(net.state_size, 64), nn.ReLU(), nn.Linear(64, env.scenario.slate_size + 1))
         self._critic = critic.to(net.bias.device)
-        self._module = nn.ModuleDict({"policy": net, "critic": self._critic})
-        self._rates = (config.learning_rate, config.critic_rate)
-        self._optimizer = torch.optim.Adam([{"params": list(part.parameters())} for part in (net, self._critic)])
-
-    @property
-    def module(self) -> nn.Module:
-        """Policy and critic."""
-        return self._module
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return self._optimizer
+        self.module = nn.ModuleDict({"policy": net, "critic": self._critic})
+        self.optimizer = torch.optim.Adam([{"params": list(part.parameters())} for part in (net, self._critic)])
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """Serves ``num_envs`` users for ``turns`` pages and learns from them."""
         seed = seed_of(self.draws, "iteration", iteration)
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * cosine(iteration / self.training.iterations, LEAST_RATE)
+        self._lower(iteration, self.config.learning_rate, self.config.critic_rate)
         if self.offline:
             return self._learn_from_log(iteration)
         pages, after = collect(self.env, of(self.policy), seed, self.training.turns)
@@ -170,18 +154,6 @@ class SlatePolicyGradient(Learner):
         earned = gain[shown].mean() / (b.advantage[shown].std() + 1e-6)
         return error - earned - c.clone * log_prob[shown].mean(), apart
 
-    def settle(self, measure: Callable[[], float]) -> None:
-        """Chooses the temperature of serving: learning needs chance, serving needs less of it."""
-        if self.config.temperatures and not self.offline:
-            found = {}
-            for temperature in self.config.temperatures:
-                self._serve_at(temperature)
-                found[temperature] = measure()
-            self._serve_at(max(found, key=lambda t: found[t]))
-
-    def _serve_at(self, temperature: float) -> None:
-        self.policy.config = self.policy.config.model_copy(update={"temperature": temperature})
-
     def _batch(self, pages: Sequence[Page], after: ObservationBatch) -> Batch:
         values = np.stack([self._values(page.obs) for page in pages])
         following = np.concatenate([values[1:, :, -1], self._values(after)[None, :, -1]])
@@ -217,12 +189,6 @@ class SlatePolicyGradient(Learner):
             if kl > c.kl_limit:
                 break
         return {"loss": losses / max(steps, 1), "kl": kl, "passes": number + 1.0}
-
-    def _step(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
-        self._optimizer.step()
 
     def _logits(self, b: Batch) -> tuple[Tensor, Tensor]:
         """Log-odds as slates are drawn from them, and the critic's input."""
@@ -296,13 +262,10 @@ def answered_for(reward: FloatArray, item_reward: FloatArray, credit: str) -> Fl
     return own
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Pages as tensors, one row each: what the network reads, what was shown, what it was worth."""
+@dataclass(frozen=True, eq=False)
+class Batch(Rows):
+    """Pages: what the network reads, what was shown, what it was worth."""
 
-    history: Tensor
-    context: Tensor
-    last: Tensor
     allowed: Tensor
     slots: Tensor
     log_prob: Tensor
@@ -314,8 +277,7 @@ class Batch:
         cls, policy: SlatePolicyNetwork, pages: Sequence[Page | LoggedPages], advantage: FloatArray, target: FloatArray
     ) -> Batch:
         """Pages of a policy; advantage is float32 (..., K), target (..., K + 1), one row per page."""
-        read = [policy.inputs(page.obs) for page in pages]
-        history, context, last = (torch.cat([one[i] for one in read]) for i in range(3))
+        history, context, last = read(policy, pages)
         device = history.device
         with np.errstate(divide="ignore"):
             log_prob = np.log(np.concatenate([page.propensity for page in pages]).astype(np.float32))
@@ -325,22 +287,3 @@ class Batch:
         items = np.concatenate([page.items for page in pages]).astype(np.int64)
         rest = [torch.from_numpy(allowed), torch.from_numpy(items), *numbers]
         return cls(history, context, last, *(tensor.to(device) for tensor in rest))
-
-    def shuffled(self, size: int, draws: Draws, number: int) -> Iterator[Batch]:
-        """Its rows in random order, in parts."""
-        order = draws.permutation(f"minibatches-{number}", len(self.history))
-        for start in range(0, len(order), size):
-            rows = torch.from_numpy(order[start : start + size]).to(self.history.device)
-            yield Batch(*(getattr(self, name)[rows] for name in Batch.__slots__))
-
-
-def allowed_items(obs: ObservationBatch, policy: Any) -> BoolArray:
-    """Which items the policy may show, bool (N, I)."""
-    n_items = policy.n_items
-    if obs.candidates is None:
-        return ~unpack_seen(obs.seen, n_items) if policy.config.exclude_seen else np.ones((obs.n, n_items), np.bool_)
-    allowed = np.zeros((obs.n, n_items + 1), np.bool_)
-    fine = ~is_seen(obs.seen, obs.candidates) if policy.config.exclude_seen else np.ones(obs.candidates.shape, np.bool_)
-    rows, places = np.nonzero(fine)
-    allowed[rows, obs.candidates[rows, places]] = True
-    return allowed[:, :n_items]

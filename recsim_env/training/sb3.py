@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -24,17 +24,17 @@ from torch import nn
 
 from recsim_env.draws import Draws
 from recsim_env.errors import MissingDependencyError, ScenarioError
-from recsim_env.interfaces import Config, Recommender
+from recsim_env.interfaces import Recommender
 from recsim_env.recommenders.gym_policy import GymPolicy
 from recsim_env.scenario import TrainingSection
 from recsim_env.training.experience import seed_of
-from recsim_env.training.learner import Learner
+from recsim_env.training.learner import Learner, LearnerConfig
 from recsim_env.vector_env import RecSimVectorEnv
 
 INSTALL = 'pip install "recsim-env[rl]"'
 
 
-class SB3Config(Config):
+class SB3Config(LearnerConfig):
     """Settings of every learner of Stable-Baselines3."""
 
     learning_rate: float = Field(default=3e-3, gt=0)
@@ -44,7 +44,7 @@ class SB3Config(Config):
     critic: int = Field(default=64, ge=1)
     """Width of the critic's layer."""
     temperatures: tuple[float, ...] = (1.0, 0.5, 0.25)
-    """Of these the trained policy serves at the one that earns most from training users; empty leaves it as it is."""
+    """Temperatures of serving to choose from."""
 
 
 class ActorCriticConfig(SB3Config):
@@ -98,7 +98,7 @@ class DQNConfig(SB3Config):
     exploration_fraction: float = Field(default=0.5, gt=0, le=1)
     """Share of the iterations over which it falls from one to the other."""
     temperatures: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01)
-    """Of these the trained policy serves at the one that earns most from training users; empty leaves it as it is."""
+    """Temperatures of serving to choose from."""
 
 
 class SB3Learner(Learner):
@@ -112,7 +112,7 @@ class SB3Learner(Learner):
         ScenarioError: If the algorithm cannot learn pages of that many items.
     """
 
-    config_class: ClassVar[type[Config]] = SB3Config
+    config_class: ClassVar[type[LearnerConfig]] = SB3Config
     config: SB3Config
     policy: GymPolicy
 
@@ -123,12 +123,10 @@ class SB3Learner(Learner):
     """Whether pages must have one item."""
 
     def __init__(
-        self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: Config, draws: Draws
+        self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: LearnerConfig, draws: Draws
     ) -> None:
         super().__init__(policy, env, training, config, draws)
         assert isinstance(policy, GymPolicy)
-        assert isinstance(config, SB3Config)
-        self.config = config
         _require(self.name)
         if self.single and env.scenario.slate_size > 1:
             raise ScenarioError(
@@ -145,22 +143,11 @@ class SB3Learner(Learner):
             warnings.filterwarnings("ignore", category=UserWarning, module="sb3_contrib")
             self.model = self._made()
         self.model.set_logger(Logger(None, []))
-        self._module = self._weights()
+        self.module, self.optimizer = self._weights(), self.model.policy.optimizer
 
     @abstractmethod
     def _made(self) -> Any:
         """The algorithm."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The recommender's network and the critic's."""
-        return self._module
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        found: torch.optim.Optimizer = self.model.policy.optimizer
-        return found
 
     @property
     def pages(self) -> int:
@@ -182,19 +169,8 @@ class SB3Learner(Learner):
             **told,
         }
 
-    def settle(self, measure: Callable[[], float]) -> None:
-        """Chooses the temperature of serving: learning needs chance, serving needs less of it."""
-        if self.config.temperatures:
-            found = {}
-            for temperature in self.config.temperatures:
-                self._serve_at(temperature)
-                found[temperature] = measure()
-            self._serve_at(max(found, key=lambda t: found[t]))
-
-    def _serve_at(self, temperature: float) -> None:
-        self.policy.config = self.policy.config.model_copy(update={"temperature": temperature})
-
     def _weights(self) -> nn.Module:
+        """The recommender's network and the critic's."""
         return nn.ModuleDict({"policy": self.policy.net, "critic": self.model.policy.critic})
 
     def _prepare(self, iteration: int) -> None:

@@ -75,13 +75,13 @@ class BatchedVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if self.env.final_batch is not None:
             rows, last = self.env.final_batch
-            names = info["final_obs"][rows[0]]
-            final = {name: np.stack([info["final_obs"][row][name] for row in rows]) for name in names}
-            final = self._seen(final, last)
+            final = None if self._encode is None else self._encode(last)
             seconds = round(time.perf_counter() - self._begun, 6)
             for i, row in enumerate(rows):
                 infos[row] = {
-                    "terminal_observation": {name: array[i] for name, array in final.items()},
+                    "terminal_observation": (
+                        info["final_obs"][row] if final is None else {name: array[i] for name, array in final.items()}
+                    ),
                     "TimeLimit.truncated": bool(truncated[row] and not terminated[row]),
                     "episode": {"r": float(self._returns[row]), "l": int(self._lengths[row]), "t": seconds},
                 }

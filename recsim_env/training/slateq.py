@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,18 +11,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsim_env.draws import Draws
-from recsim_env.interfaces import Config, Recommender
-from recsim_env.lm.schedule import cosine
-from recsim_env.recommenders.slate_q import SlateQ, SlateQNet, gains, page_value
+from recsim_env.interfaces import Recommender
+from recsim_env.recommenders.slate_q import SlateQ, gains, page_value
 from recsim_env.records import ObservationBatch
 from recsim_env.scenario import TrainingSection
 from recsim_env.training.experience import Page, collect, of, seed_of
-from recsim_env.training.learner import Learner
-from recsim_env.training.policy_gradient import LEAST_RATE, allowed_items
+from recsim_env.training.learner import Learner, LearnerConfig
+from recsim_env.training.rows import Rows, allowed_items, read
 from recsim_env.vector_env import RecSimVectorEnv
 
 
-class SlateQLearningConfig(Config):
+class SlateQLearningConfig(LearnerConfig):
     """Settings of :class:`SlateQLearner`."""
 
     learning_rate: float = Field(default=4e-3, gt=0)
@@ -46,39 +44,22 @@ class SlateQLearner(Learner):
     """
 
     config_class = SlateQLearningConfig
+    config: SlateQLearningConfig
     policy: SlateQ
 
     def __init__(
-        self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: Config, draws: Draws
+        self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: LearnerConfig, draws: Draws
     ) -> None:
         super().__init__(policy, env, training, config, draws)
-        assert isinstance(config, SlateQLearningConfig)
-        self.config = config
-        places = nn.Parameter(torch.zeros(env.scenario.slate_size, device=self.policy.net.bias.device))
-        self._module = nn.ModuleDict({"q": self.policy.q, "places": nn.ParameterList([places])})
-        self._optimizer = torch.optim.Adam(self._module.parameters())
-
-    @property
-    def module(self) -> nn.Module:
-        """Both networks, and what the log-odds lose by position."""
-        return self._module
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return self._optimizer
-
-    @property
-    def _places(self) -> Tensor:
-        found: Tensor = self._module["places"][0]  # type: ignore[index]
-        return found
+        self._places = nn.Parameter(torch.zeros(env.scenario.slate_size, device=self.policy.net.bias.device))
+        self.module = nn.ModuleDict({"q": self.policy.q, "places": nn.ParameterList([self._places])})
+        self.optimizer = torch.optim.Adam(self.module.parameters())
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """Serves ``num_envs`` users for ``turns`` pages with more chance than the policy's, and learns from them."""
         seed = seed_of(self.draws, "iteration", iteration)
         served, c = self.policy.config, self.config
-        for group in self._optimizer.param_groups:
-            group["lr"] = c.learning_rate * cosine(iteration / self.training.iterations, LEAST_RATE)
+        self._lower(iteration, c.learning_rate)
         self.policy.config = served.model_copy(update={"epsilon": c.explore, "temperature": c.temperature})
         pages, after = collect(self.env, of(self.policy), seed, self.training.turns)
         self.policy.config = served
@@ -87,22 +68,18 @@ class SlateQLearner(Learner):
         for number in range(c.passes):
             for part in batch.shuffled(c.minibatch, Draws(seed), number):
                 loss = self._loss(part)
-                self._optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
-                self._optimizer.step()
+                self._step(loss)
                 losses.append(float(loss.detach()))
         reward = float(np.mean([page.reward for page in pages]))
         return {"reward_per_page": reward, "loss": float(np.mean(losses))}
 
     def _following(self, pages: Sequence[Page], after: ObservationBatch) -> Tensor:
         """Discounted value of the best next page, float (T * N,), by the networks of now; 0 where nothing comes."""
-        frozen: SlateQNet = copy.deepcopy(self.policy.q)
         places, taken = self._places.detach(), self.policy.config.taken
 
         def best(obs: ObservationBatch) -> Tensor:
             with torch.no_grad():
-                odds, value, nothing = frozen(*self.policy.inputs(obs))
+                odds, value, nothing = self.policy.q(*self.policy.inputs(obs))
                 allowed = torch.from_numpy(allowed_items(obs, self.policy)).to(odds.device)
                 return best_value(odds.masked_fill(~allowed, -torch.inf), value, nothing, places, taken)
 
@@ -165,13 +142,10 @@ def slateq_loss(
     return choice + error / len(odds)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Transitions:
-    """Pages as tensors, one row each."""
+@dataclass(frozen=True, eq=False)
+class Transitions(Rows):
+    """Pages: what the network reads, what was shown and taken, what it was worth."""
 
-    history: Tensor
-    context: Tensor
-    last: Tensor
     items: Tensor
     clicked: Tensor
     item_reward: Tensor
@@ -180,8 +154,7 @@ class Transitions:
     @classmethod
     def of(cls, policy: SlateQ, pages: Sequence[Page], following: Tensor) -> Transitions:
         """Pages of a policy; following float (T * N,) is what comes after each."""
-        read = [policy.inputs(page.obs) for page in pages]
-        history, context, last = (torch.cat([one[i] for one in read]) for i in range(3))
+        history, context, last = read(policy, pages)
         items = np.concatenate([page.items for page in pages]).astype(np.int64)
         clicked = np.concatenate([page.clicked for page in pages])
         item_reward = np.concatenate([page.item_reward for page in pages])
@@ -189,10 +162,3 @@ class Transitions:
         rest = torch.from_numpy(extra.astype(np.float32)).to(history.device) + following
         shown, taken, paid = (torch.from_numpy(array).to(history.device) for array in (items, clicked, item_reward))
         return cls(history, context, last, shown, taken, paid, rest)
-
-    def shuffled(self, size: int, draws: Draws, number: int) -> Iterator[Transitions]:
-        """Its rows in random order, in parts."""
-        order = draws.permutation(f"minibatches-{number}", len(self.history))
-        for start in range(0, len(order), size):
-            rows = torch.from_numpy(order[start : start + size]).to(self.history.device)
-            yield Transitions(*(getattr(self, name)[rows] for name in Transitions.__slots__))
