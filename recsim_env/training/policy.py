@@ -81,10 +81,18 @@ def train_policy(
     world = World(scenario)
     try:
         held, known = held_out_users(world)
-        policy = _start(world, section, out, on_progress)
+        start = out / "start"
+        if (start / "recommender.json").exists():
+            policy = _saved(world, section, start)
+        else:
+            on_progress(Progress("Warm start", 0, scenario.training.iterations, np.nan, np.nan))
+            policy = world.recommender(section)
         users = world.of(known)
         env = RecSimVectorEnv(world=users, num_envs=scenario.training.num_envs)
         learner: Learner = kind(policy, env, scenario.training, config, Draws(scenario.seed))
+        if not start.exists():  # only now: whoever cannot learn leaves no folder behind
+            start.mkdir(parents=True)
+            policy.save(start)
         loop = _Loop(learner, users, scenario, checkpoint, on_progress)
         log, seconds = loop.run(resume)
         policy.version = str(int(policy.version) + 1)
@@ -98,7 +106,7 @@ def train_policy(
             "user_turns": (len(log) - 1) * scenario.training.num_envs * scenario.training.turns,
             "seconds": round(seconds, 1),
             "users": {"training": len(known), "held out": len(held)},
-            **compare(world, section, policy, _saved(world, section, out / "start"), held),
+            **compare(world, section, policy, _saved(world, section, start), held),
             **facts.surroundings(),
         }
     finally:
@@ -140,19 +148,6 @@ def held_out_users(world: World) -> tuple[IntArray, IntArray]:
     order = world.draws.permutation("held-out-users", n)
     cut = min(max(1, round(world.scenario.training.held_out * n)), n - 1)
     return np.sort(order[:cut]), np.sort(order[cut:])
-
-
-def _start(
-    world: World, section: RecommenderSection, out: Path, on_progress: Callable[[Progress], None]
-) -> Recommender:
-    """The policy that training begins with: fitted once, and kept in ``start``."""
-    folder = out / "start"
-    if not (folder / "recommender.json").exists():
-        on_progress(Progress("Warm start", 0, world.scenario.training.iterations, np.nan, np.nan))
-        policy = world.recommender(section)
-        folder.mkdir(parents=True, exist_ok=True)
-        policy.save(folder)
-    return _saved(world, section, folder)
 
 
 def _saved(world: World, section: RecommenderSection, folder: Path) -> Recommender:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +84,9 @@ class SlatePolicyGradient(Learner):
         self, policy: Recommender, env: RecSimVectorEnv, training: TrainingSection, config: LearnerConfig, draws: Draws
     ) -> None:
         super().__init__(policy, env, training, config, draws)
+        self._log: list[LoggedPages] = []
+        if self.config.log is not None:  # a log that cannot be used is refused at once
+            self._log = read_log(self.config.log, self.config.logged_policy, env, training.discount)
         net = self.policy.net
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(draws, "critic", 0))
@@ -108,11 +110,6 @@ class SlatePolicyGradient(Learner):
     def offline(self) -> bool:
         """Whether it learns from a log."""
         return self.config.log is not None
-
-    @cached_property
-    def _log(self) -> list[LoggedPages]:
-        assert self.config.log is not None
-        return read_log(self.config.log, self.config.logged_policy, self.env, self.training.discount)
 
     def _learn_from_log(self, iteration: int) -> dict[str, float]:
         """One look at ``num_envs * turns`` logged pages or so: whole blocks in random order, as the iteration says."""

@@ -122,6 +122,8 @@ def test_what_is_refused(trained, tmp_path):
         train_policy(small("training.policy=mine"), tmp_path / "a")
     with pytest.raises(UnknownNameError, match="learning_rat"):
         train_policy(small("training.learning_rat=1"), tmp_path / "a")
+    with pytest.raises(RunFolderError, match="nowhere"):
+        train_policy(small("training.log=nowhere"), tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
