@@ -11,7 +11,9 @@ Choice on a page, after Ie et al., "RecSim: a configurable simulation platform f
   2008, with several clicks as in Guo et al., "Efficient multiple-click models", 2009).
 - ``logit``: multinomial logit, at most one click among the slate and "nothing", with a discount by position.
 
-Not modelled: price, time of day, devices, drift of taste other than satiation, and words beyond category names.
+Friends, and tastes that drift, come with a scenario's ``population`` (:mod:`recsim_env.agents.influence`).
+
+Not modelled: price, time of day, devices, and words beyond category names.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from recsim_env.agents.influence import Influence
 from recsim_env.agents.preference import Preferences, Tastes, category_weights, fit_preferences
 from recsim_env.draws import Draws, Keys
-from recsim_env.interfaces import Config, UserModel
+from recsim_env.graphs import Graph
+from recsim_env.interfaces import Config, Opinions, UserModel
 from recsim_env.records import (
     BoolArray,
     Catalog,
@@ -44,6 +48,7 @@ from recsim_env.records import (
     Users,
     is_seen,
 )
+from recsim_env.scenario import PopulationSection
 
 BLOCK = 4096
 """Users per inner block: temporaries of this size stay in the processor's cache."""
@@ -150,6 +155,7 @@ class BehavioralUsers(UserModel):
         for name in Tastes.__slots__:
             getattr(known, name)[new] = getattr(fresh, name)
         self.tastes = known
+        self.influence: Influence | None = None
         n, c = users.n_users, self.catalog.n_categories
         luck = draws.normals(draws.keys("patience", np.arange(n)), np.zeros(1, np.int64))[:, 0]
         self.patience = (self.config.patience * np.exp(0.4 * luck - 0.08)).astype(np.float32)
@@ -170,6 +176,19 @@ class BehavioralUsers(UserModel):
         self._left[rows] = self.patience[rows]
         self._spoke[rows] = False
         self._last_day[rows] = 0
+        if self.influence is not None:
+            self.influence.clear(rows)
+
+    def join(self, section: PopulationSection, friends: Graph | None) -> None:
+        """Gives the users acquaintances, and tastes that can be moved."""
+        self.influence = Influence(
+            section, friends, self.catalog, self.preferences, self.tastes.affinity, self.draws
+        )  # fmt: skip
+
+    @property
+    def leanings(self) -> FloatArray:
+        """Genre affinity as it is now, float32 (U, C)."""
+        return self.tastes.affinity
 
     @property
     def activity(self) -> FloatArray:
@@ -180,12 +199,21 @@ class BehavioralUsers(UserModel):
 
     def state(self) -> dict[str, Any]:
         """Copies of the changing arrays."""
-        return {name: getattr(self, f"_{name}").copy() for name in _STATE}
+        moved = {} if self.influence is None else self.influence.state()
+        return {name: getattr(self, f"_{name}").copy() for name in _STATE} | moved
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes what :meth:`state` gave."""
         for name in _STATE:
             getattr(self, f"_{name}")[:] = state[name]
+        if self.influence is not None:
+            self.influence.load_state(state)
+
+    def exchange(self, day: int, rows: IntArray) -> Opinions:
+        """Chats and posts of those who came today; they reach the receivers before the next day."""
+        if self.influence is None:
+            return Opinions.none()
+        return self.influence.exchange(day, rows, rows + (self._life[rows] << 40))
 
     def react(self, obs: ObservationBatch, slate: SlateBatch) -> tuple[Feedback, Trace]:
         """Reactions of N users to their slates."""
@@ -211,6 +239,7 @@ class BehavioralUsers(UserModel):
         self._listen(after, asked, items[asked], wish[asked], None if slate.answer is None else slate.answer[part])
         self._mindset[rows] = after
         action, message = self._decide(rows, keys, after, joy)
+        # By the user's own taste, without what friends said: that is what conformity is measured against.
         expected = self.preferences.expected(score, self.tastes.noise[rows][:, None])
         fallback = np.zeros(len(rows), np.bool_)
         return (
@@ -263,6 +292,8 @@ class BehavioralUsers(UserModel):
         log_odds += self.item_appeal.take(items)
         log_odds -= np.float32(c.again_penalty) * seen
         log_odds -= np.float32(c.repeat_penalty) * self._repeated(items, last)
+        if self.influence is not None:
+            self.influence.sway(rows, items, log_odds)
         return score, log_odds
 
     def judge(self, rows: IntArray, items: IntArray) -> Judgement:
@@ -273,9 +304,14 @@ class BehavioralUsers(UserModel):
             nothing, nobody = np.zeros(what.shape, np.bool_), np.zeros((len(who), 0), np.int32)
             wish = np.zeros((len(who), self.catalog.n_categories), np.float32)
             score, log_odds = self.appraise(who, what, wish, nothing, nobody)
-            parts.append((log_odds[:, 0], self.preferences.star_shares(score[:, 0], self.tastes.noise[who])))
+            felt = self._felt(who, what[:, 0], score[:, 0])
+            parts.append((log_odds[:, 0], self.preferences.star_shares(felt, self.tastes.noise[who])))
         log_odds, marks = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Judgement(log_odds, marks, np.zeros(len(rows), np.bool_))
+
+    def _felt(self, rows: IntArray, items: IntArray, own: FloatArray) -> FloatArray:
+        """Scores by which marks are given, float32 (n,): the users' own, moved by what friends said of the items."""
+        return own if self.influence is None else self.influence.conform(rows, items, own)
 
     def _repeated(self, items: IntArray, last: IntArray) -> BoolArray:
         """Which items stood on the previous page, bool (n, K); small integers, users innermost, compare fastest."""
@@ -330,11 +366,16 @@ class BehavioralUsers(UserModel):
         watched[hits] = fraction = _sigmoid(0.4 + 0.8 * (own - p.score_mean) / p.score_sd + 0.8 * noise)
         rates = first[:, 1] < c.rate
         stars = np.full(len(hits), np.nan, np.float32)
-        stars[rates] = p.stars(own[rates], self.tastes.noise[rows[who[rates]]], second[rates, 1])
-        rating[hits] = stars
+        # Whoever has friends thinks of a mark even where it gives none: it may speak of it.
+        marks = rates if self.influence is None else np.ones(len(hits), np.bool_)
+        felt = self._felt(rows[who[marks]], items.ravel()[hits[marks]], own[marks])
+        stars[marks] = p.stars(felt, self.tastes.noise[rows[who[marks]]], second[marks, 1])
+        rating[hits] = np.where(rates, stars, np.float32(np.nan))
         likes = np.where(rates, stars >= scale.liked_from(), (fraction > 0.75) & (second[:, 2] < 0.5))
         liked[hits] = likes
         shared[hits] = likes & (first[:, 2] < c.share)
+        if self.influence is not None:
+            self.influence.live(rows[who], items.ravel()[hits], stars, likes)
         return watched.reshape(n, k), liked.reshape(n, k), shared.reshape(n, k), rating.reshape(n, k)
 
     def _feel(

@@ -34,13 +34,14 @@ from recsim_env.agents.judging import (
 from recsim_env.agents.memory import Memory, MemoryConfig
 from recsim_env.agents.mindset import OVERNIGHT, mindset_words, shift_words
 from recsim_env.agents.page import Enjoyed, Said, enjoy, next_step, page_lines, say
-from recsim_env.agents.persona import Norms, activity_scores, make_personas, read_table, resolve
+from recsim_env.agents.persona import Norms, activity_scores, category_shares, make_personas, read_table
 from recsim_env.agents.prompting import WORDS_LENGTH, Cards, Prompts, Quoter
 from recsim_env.agents.scene import Ask, Scene, pick
-from recsim_env.agents.social import Social, read_graph
+from recsim_env.agents.social import Social
 from recsim_env.agents.watching import listwise, pointwise, sequential
 from recsim_env.draws import Draws
-from recsim_env.errors import EngineError
+from recsim_env.errors import EngineError, ScenarioError
+from recsim_env.graphs import Graph, read_graph, rows_by_name
 from recsim_env.interfaces import Config, Embedder, Engine, UserModel, Utterance
 from recsim_env.records import (
     BoolArray,
@@ -53,11 +54,13 @@ from recsim_env.records import (
     NextAction,
     ObservationBatch,
     SlateBatch,
+    TextArray,
     Texts,
     Trace,
     Users,
     is_seen,
 )
+from recsim_env.scenario import PopulationSection
 
 
 class LLMConfig(Config):
@@ -148,9 +151,8 @@ class LLMUsers(UserModel):
         self._scores = activity_scores(users, self.norms, draws)
         self.social: Social | None = None
         if c.graph is not None:
-            graph = read_graph(c.graph, resolve(users, self.personas), users.n_users)
-            names = self.personas.name
-            self.social = Social(graph, names, self.asker, self.prompts, draws, self._sampling(), self.quoter)
+            rows = rows_by_name(users.user_id, self.personas.name)
+            self._befriend(read_graph(c.graph, rows, users.n_users))
         n = users.n_users
         self.memory = Memory(n, c.memory, self.embedder)
         self._life = np.zeros(n, np.int64)
@@ -161,6 +163,37 @@ class LLMUsers(UserModel):
         self._news = np.empty(n, np.float32)
         self.reset_rows(np.arange(n))
         self._life[:] = 0
+
+    def _befriend(self, graph: Graph) -> None:
+        sampling, names = self._sampling(), self.personas.name
+        self.social = Social(graph, names, self.asker, self.prompts, self.draws, sampling, self.quoter)
+
+    def join(self, section: PopulationSection, friends: Graph | None) -> None:
+        """Gives the users acquaintances to talk with in the evening; what they make of it is the model's business.
+
+        Raises:
+            ScenarioError: If two graphs are named, or influences that are behavioural users' alone.
+        """
+        if section.influences:
+            raise ScenarioError(
+                f"population.{section.influences[0]}: is for behavioural users. Users with a language model decide by "
+                "themselves what they make of what they hear; leave it out."
+            )
+        if friends is not None:
+            if self.config.graph is not None:
+                raise ScenarioError("users.graph and population.graph both say who knows whom. Name one of them.")
+            self._befriend(friends)
+
+    @property
+    def names(self) -> TextArray:
+        """The personas' names, str objects (U,)."""
+        return self.personas.name
+
+    @property
+    def leanings(self) -> FloatArray:
+        """Shares of the categories in the users' past, less those in the data, float32 (U, C)."""
+        shares = category_shares(self.users.history, self.catalog) - self.norms.category_share
+        return np.where(self.users.history.lengths[:, None] > 0, shares, 0.0).astype(np.float32)
 
     def reset_rows(self, rows: IntArray) -> None:
         """Puts some users back into their initial state, with fresh luck."""

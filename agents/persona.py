@@ -304,12 +304,3 @@ def activity_scores(users: Users, norms: Norms, draws: Draws) -> FloatArray:
     known = (np.log(np.maximum(users.history.lengths, 1)) - mean) / sd
     drawn = draws.normals(draws.keys("activity", np.arange(users.n_users)), np.zeros(1, np.int64))[:, 0]
     return np.where(users.data_user >= 0, known, drawn).astype(np.float32)
-
-
-def resolve(users: Users, personas: Personas) -> dict[str, int]:
-    """Every way to name a user (row number, persona's name, id; later ones win) to its row."""
-    found = {str(row): row for row in range(users.n_users)}
-    for row in reversed(range(users.n_users)):  # the first of several namesakes
-        found[str(personas.name[row])] = row
-    found.update({str(user_id): row for row, user_id in enumerate(users.user_id)})
-    return found

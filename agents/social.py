@@ -1,49 +1,22 @@
 """What users tell each other between visits: chats with one friend, posts to all acquaintances (after RecAgent, 2023).
 
-The graph is given, as pairs; closeness, where a third or fourth column gives it, weights who is chatted with. Words
-are written in one batch and enter the receivers' memory before the next day, in the order of the speakers.
+The graph is given (``users.graph``, or the scenario's ``population``); closeness weights who is chatted with. Words are
+written in one batch and enter the receivers' memory before the next day, in the order of the speakers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
 
 from recsim_env.agents.actions import JSON_SCHEMAS, SocialWords
 from recsim_env.agents.asking import Asker
 from recsim_env.agents.prompting import LETTERS, WORDS_LENGTH, Prompts, Quoter, messages
 from recsim_env.agents.scene import pick
 from recsim_env.draws import Draws
-from recsim_env.errors import ScenarioError
+from recsim_env.graphs import Graph
 from recsim_env.interfaces import Utterance
-from recsim_env.records import ChoiceRequest, FloatArray, IntArray, RequestKey, TextArray, TextRequest
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Graph:
-    """Who knows whom.
-
-    Attributes:
-        friends: For every user, int64 rows of those it can speak to, ascending.
-        closeness: For every user, float64 weights of the same length.
-    """
-
-    friends: list[IntArray]
-    closeness: list[FloatArray]
-
-    def friend(self, rows: IntArray, draws: Draws, who: IntArray, day: int) -> IntArray:
-        """One friend of each user, drawn by closeness, int64 (n,); -1 for users without."""
-        keys = draws.keys("friend", who, day)
-        found = np.full(len(rows), -1, np.int64)
-        for i, row in enumerate(rows):
-            if self.friends[row].size:
-                noise = Draws.gumbels(keys[i : i + 1], self.friends[row])[0]
-                found[i] = self.friends[row][np.argmax(np.log(self.closeness[row]) + noise)]
-        return found
+from recsim_env.records import ChoiceRequest, IntArray, RequestKey, TextArray, TextRequest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +43,7 @@ class Social:
 
     def sociable(self, rows: IntArray) -> IntArray:
         """Those of some users who know somebody."""
-        return rows[np.array([self.graph.friends[row].size > 0 for row in rows], np.bool_)]
+        return rows[self.graph.degree[rows] > 0]
 
     def talk(self, day: int, rows: IntArray, who: IntArray, heads: Sequence[str]) -> list[Utterance]:
         """One batch of decisions (nothing, chat, post), one batch of words. Without usable words nothing is said.
@@ -103,7 +76,7 @@ class Social:
         found: list[Utterance] = []
         for (i, kind), words in zip(speakers, self.asker.write(requests), strict=True):
             if isinstance(words, SocialWords):
-                to = (int(friend[i]),) if kind == "chat" else tuple(self.graph.friends[rows[i]].tolist())
+                to = (int(friend[i]),) if kind == "chat" else tuple(self.graph.known_to(int(rows[i])).tolist())
                 found.append(Utterance(int(rows[i]), kind, words.message, to))
         return found
 
@@ -120,36 +93,3 @@ class Social:
 
     def _key(self, who: int, day: int, purpose: str) -> RequestKey:
         return RequestKey(self.draws.seed, int(who), day, -1, -1, -1, purpose)
-
-
-def read_graph(path: Path, rows: Mapping[str, int], n_users: int) -> Graph:
-    """A graph out of a CSV file of pairs; a pair counts both ways.
-
-    Args:
-        path: The file; its first two columns name users, a column ``closeness`` (above 0) may stand beside them.
-        rows: Names, ids and row numbers of users to their rows.
-        n_users: U.
-
-    Raises:
-        ScenarioError: If the file cannot be read, or none of its users is in the population.
-    """
-    try:
-        frame = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise ScenarioError(f"users.graph: cannot read {path}: {error}.") from None
-    if frame.shape[1] < 2:
-        raise ScenarioError(f"users.graph: {path} needs two columns that name users.")
-    weight = pd.to_numeric(frame.get("closeness", pd.Series(1.0, frame.index)), errors="coerce").to_numpy(np.float64)
-    if not (weight > 0).all():
-        raise ScenarioError(f"users.graph: {path} holds a closeness that is no number above 0.")
-    edges: list[dict[int, float]] = [{} for _ in range(n_users)]
-    for a, b, w in zip(frame.iloc[:, 0], frame.iloc[:, 1], weight, strict=True):
-        first, second = rows.get(str(a)), rows.get(str(b))
-        if first is not None and second is not None and first != second:
-            edges[first][second] = edges[second][first] = float(w)
-    if not any(edges):
-        raise ScenarioError(
-            f"users.graph: {path} joins no two of the {n_users} users. Name users by row number, persona name or id."
-        )
-    friends = [np.array(sorted(known), np.int64) for known in edges]
-    return Graph(friends, [np.array([known[f] for f in sorted(known)]) for known in edges])

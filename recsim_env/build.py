@@ -24,6 +24,7 @@ from recsim_env.draws import Draws
 from recsim_env.engine.base import EngineUsage
 from recsim_env.engine.replies import RecordingEngine, ReplyStore
 from recsim_env.errors import ScenarioError
+from recsim_env.graphs import Graph, make_graph
 from recsim_env.interfaces import Embedder, Engine, Recommender, UserModel
 from recsim_env.manifest import content_hash, hash_of_items
 from recsim_env.records import Dataset, Histories, IntArray, Users
@@ -207,6 +208,8 @@ class World:
         for section in self.scenario.recommenders:
             if section.path is not None:
                 inputs[section.title] = content_hash(section.path, f"recommenders.{section.title}.path")
+        if self.scenario.population.file is not None:
+            inputs["population"] = content_hash(self.scenario.population.file, "population.graph")
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
     def users(self, seed: int, count: int | None = None) -> Users:
@@ -236,6 +239,7 @@ class World:
         """A simulator at its start. The user model is shared: a new simulator ends the life of the one before."""
         scenario, draws, users = self.scenario, Draws(seed), self.users(seed, n_users)
         self.user_model.reset(users, draws)
+        friends = self._populate(users, draws) if scenario.population.active else None
         return Simulator(
             catalog=self.split.train.catalog,
             users=users,
@@ -248,7 +252,15 @@ class World:
             max_turns=scenario.max_turns,
             retriever=None if scenario.candidates is None else self.retriever,
             n_candidates=scenario.candidates,
+            friends=friends,
         )
+
+    def _populate(self, users: Users, draws: Draws) -> Graph | None:
+        """Makes the seated users a population; gives their graph."""
+        section, model = self.scenario.population, self.user_model
+        friends = make_graph(section, users.user_id, draws, model.leanings, model.names)
+        model.join(section, friends)
+        return friends
 
     def _retriever_section(self) -> RecommenderSection:
         """The retriever, without chance where it can do without."""

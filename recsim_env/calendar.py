@@ -24,6 +24,7 @@ class Calendar:
     Attributes:
         satisfaction: float32 (U,) in [-1, 1].
         churned: bool (U,), stopped for good.
+        joined: int64 (U,), day on which the user became one, 0 unless a population says otherwise.
     """
 
     def __init__(self, section: CalendarSection, activity: FloatArray, draws: Draws) -> None:
@@ -32,6 +33,7 @@ class Calendar:
         n = len(activity)
         self.satisfaction = np.zeros(n, np.float32)
         self.churned = np.zeros(n, np.bool_)
+        self.joined = np.zeros(n, np.int64)
         self._life = np.zeros(n, np.int64)
 
     def reset_rows(self, rows: IntArray) -> None:
@@ -52,7 +54,7 @@ class Calendar:
         satisfaction = self.satisfaction[rows]
         first = 1.0 / (1.0 + np.exp(-(self._log_odds[rows] + s.loyalty * satisfaction)))
         if s.first_day_all:
-            first = np.where(np.asarray(day) == 0, 1.0, first)
+            first = np.where(np.asarray(day) == self.joined[rows], 1.0, first)
         later = s.again * np.clip(1.0 + satisfaction, 0.0, 1.0)
         chance = np.where(np.asarray(session) == 0, first, later)
         return np.asarray((self._luck("open", rows, day, session) < chance) & ~self.churned[rows])

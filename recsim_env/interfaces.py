@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from recsim_env.draws import Draws
 from recsim_env.engine.base import EngineUsage
-from recsim_env.errors import ContractError
+from recsim_env.errors import ContractError, ScenarioError
+from recsim_env.graphs import Graph
 from recsim_env.manifest import content_hash
 from recsim_env.records import (
     ChoiceRequest,
@@ -25,10 +27,12 @@ from recsim_env.records import (
     Judgement,
     ObservationBatch,
     SlateBatch,
+    TextArray,
     TextRequest,
     Trace,
     Users,
 )
+from recsim_env.scenario import PopulationSection
 
 
 class Config(BaseModel):
@@ -135,6 +139,31 @@ class Utterance:
     to: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Opinions:
+    """What users thought of items and told others after a day, one row per utterance.
+
+    Attributes:
+        user: int64 (n,), rows of the speakers, ascending.
+        to: int64 (n,), row of the friend who was told, -1 where all acquaintances were.
+        item: int64 (n,), what was spoken of.
+        stars: float32 (n,), the speaker's mark on the data set's scale, given to the recommender or not.
+        valence: float32 (n,) in [-1, 1], how far the mark lies from the average towards an end of the scale.
+    """
+
+    user: IntArray
+    to: IntArray
+    item: IntArray
+    stars: FloatArray
+    valence: FloatArray
+
+    @classmethod
+    def none(cls) -> Opinions:
+        """Silence."""
+        nobody, nothing = np.empty(0, np.int64), np.empty(0, np.float32)
+        return cls(nobody, nobody, nobody, nothing, nothing)
+
+
 class UserModel(ABC):
     """The users' mind: reacts to slates for many users at once. Built as ``cls(config)``."""
 
@@ -216,6 +245,41 @@ class UserModel(ABC):
             rows: int (n,), users who opened the app on it, ascending.
         """
         return []
+
+    @property
+    def names(self) -> TextArray | None:
+        """What users are called beside their ids, str objects (U,), for files that name them; default None."""
+        return None
+
+    @property
+    def leanings(self) -> FloatArray | None:
+        """What each user likes of every category now, float32 (U, C), any unit; None where the model cannot say."""
+        return None
+
+    def join(self, section: PopulationSection, friends: Graph | None) -> None:
+        """Makes the users a population; called after :meth:`reset` where the scenario has one.
+
+        Args:
+            section: Settings.
+            friends: Who knows whom; None is nobody.
+
+        Raises:
+            ScenarioError: If these users have no social life.
+        """
+        if friends is not None or section.influences:
+            raise ScenarioError(
+                f"population: users of {type(self).__name__} neither talk nor change. Leave graph, sway, conformity "
+                "and drift out, or choose another users.model."
+            )
+
+    def exchange(self, day: int, rows: IntArray) -> Opinions:
+        """Opinions that users pass on after a day, and hear; default is nothing. Words are :meth:`end_of_day`'s.
+
+        Args:
+            day: The day that ends.
+            rows: int (n,), users who opened the app on it, ascending.
+        """
+        return Opinions.none()
 
     def engine_report(self) -> dict[str, Any]:
         """What a manifest should tell of the users' requests to their engine, beside its usage; default is nothing."""

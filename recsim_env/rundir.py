@@ -9,6 +9,8 @@
     impressions.parquet/   one row per shown item
     turns.parquet/         one row per user-turn
     sessions.parquet/      one row per session
+    population.parquet/    one row per day of a population
+    friends.parquet/       who knows whom in it        opinions.parquet/  what users told each other of items
     messages.jsonl         what was said, both ways
     replies.sqlite         stored replies, where something cannot be repeated
 
@@ -76,6 +78,18 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("day", pa.int32()), ("session", pa.int32()), ("user", pa.int64()), ("n_turns", pa.int32())],
         [("n_clicks", pa.int32()), ("watched", pa.float32()), ("n_ratings", pa.int32()), ("mean_rating", pa.float32())],
         [("reward", pa.float32()), ("satisfaction", pa.float32()), ("churned", pa.bool_())],
+    ),
+    "population": _schema(
+        _CELL,
+        [("day", pa.int32()), ("members", pa.int64()), ("new", pa.int64()), ("came", pa.int64())],
+        [("churned", pa.int64()), ("chats", pa.int64()), ("posts", pa.int64()), ("heard", pa.int64())],
+        [("satisfaction", pa.float32()), ("trace_likeness", pa.float32()), ("trace_divide", pa.float32())],
+    ),
+    "friends": _schema(_CELL, [("user", pa.int64()), ("friend", pa.int64()), ("closeness", pa.float32())]),
+    "opinions": _schema(
+        _CELL,
+        [("day", pa.int32()), ("user", pa.int64()), ("to", pa.int64()), ("item", pa.int32())],
+        [("stars", pa.float32()), ("valence", pa.float32())],
     ),
 }
 """Arrow schema of each table. Columns named ``trace_*`` are hidden from every policy. docs/run-folder.md explains."""
@@ -458,7 +472,7 @@ class Run:
         """One table, or some of its columns, of all cells or one, of all users or one.
 
         Args:
-            name: ``impressions``, ``turns`` or ``sessions``.
+            name: ``impressions``, ``turns``, ``sessions``, ``population``, ``friends`` or ``opinions``.
             columns: Columns to read; None is all.
             cell: Name of a cell as in ``progress.json``; None is all.
             user: Row of a user in the population of its seed; None is all.
@@ -492,6 +506,21 @@ class Run:
     def sessions(self) -> pd.DataFrame:
         """One row per session."""
         return self.table("sessions")
+
+    @cached_property
+    def population(self) -> pd.DataFrame:
+        """One row per day of a population; empty where the scenario has none."""
+        return self.table("population")
+
+    @cached_property
+    def friends(self) -> pd.DataFrame:
+        """Who knows whom in a population, every tie twice."""
+        return self.table("friends")
+
+    @cached_property
+    def opinions(self) -> pd.DataFrame:
+        """What behavioural users told each other of items; ``to`` is -1 where all acquaintances heard it."""
+        return self.table("opinions")
 
     @cached_property
     def items(self) -> pd.DataFrame:

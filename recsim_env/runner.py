@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from recsim_env.registry import recommenders
 from recsim_env.rundir import SCHEMA_VERSION, CellWriter, RunFolder, new_folder, write_items, write_users
 from recsim_env.scenario import RecommenderSection, Scenario, load_scenario
 from recsim_env.simulator import Outcome, Simulator
+
+if TYPE_CHECKING:
+    from recsim_env.population import Population
 
 COMMIT_ROWS = 1_000_000
 """Impressions after which the day's end commits a part."""
@@ -248,11 +251,12 @@ def _run_cell(
     """Simulates one recommender under one seed; returns the number of user-turns."""
     everybody = np.arange(simulator.users.n_users)
     sessions = _Sessions(len(everybody))
+    population = _population(scenario, simulator, writer)
     n_turns = 0
     for day in range(scenario.days):
         if scenario.retrain_every and day and day % scenario.retrain_every == 0:
             recommender.retrain(simulator.draws)
-        rows = everybody
+        rows = everybody if population is None else population.morning(day)
         came = np.zeros(len(everybody), np.bool_)
         for session in range(scenario.calendar.max_sessions):
             rows = rows[simulator.calendar.opens(rows, day, session)]
@@ -281,13 +285,29 @@ def _run_cell(
         if day >= writer.committed_days:
             for words in said:
                 writer.say(day, -1, -1, words.user, "user", words.kind, words.text, words.to)
+        if population is not None:
+            population.evening(np.flatnonzero(came), writer)
         clock.tick(day + 1, n_turns)
         # Days of language-model users take long and hold few rows: whoever watches should see each.
         due = writer.pending_rows >= COMMIT_ROWS or clock.since_commit() >= COMMIT_SECONDS or store is not None
         if day >= writer.committed_days and due and day + 1 < scenario.days:
             writer.commit(day + 1)
             clock.committed()
+    if population is not None:
+        population.close()
     return n_turns
+
+
+def _population(scenario: Scenario, simulator: Simulator, writer: CellWriter) -> Population | None:
+    """The users as a population, where the scenario has one; its acquaintances are written first."""
+    if not scenario.population.active:
+        return None
+    from recsim_env.population import Population  # Mesa takes its time to load
+
+    population = Population(simulator, scenario.population)
+    if not writer.committed_days:
+        population.write_friends(writer)
+    return population
 
 
 class _Sessions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,7 @@ class CalendarSection(Section):
     """Days and sessions: assumptions, since no rating data shows them; see docs/behavioral-users.md."""
 
     first_day_all: bool = True
-    """Every user opens the app on day 0; otherwise by its own activity."""
+    """Every user opens the app on day 0 (in a population that grows: on the day it arrives); otherwise by activity."""
     max_sessions: int = Field(default=2, ge=1)
     """Most sessions of a user on one day."""
     again: float = Field(default=0.15, ge=0, le=1)
@@ -136,6 +137,79 @@ class CalendarSection(Section):
     """How strongly dissatisfaction raises the log-odds of stopping."""
     memory: float = Field(default=0.7, ge=0, lt=1)
     """Weight of the past in the moving average of satisfaction, per session."""
+
+
+GRAPHS = ("none", "watts-strogatz", "barabasi-albert", "homophilous")
+"""Graphs of acquaintances by name; anything else is the path of a file of pairs."""
+
+
+class PopulationSection(Section):
+    """Users as a population: who is there, who knows whom, what they tell each other; docs/population.md.
+
+    With all settings at their defaults there is no population: everybody is a user from day 0, nobody knows anybody.
+    """
+
+    graph: str = "none"
+    """Who knows whom: none, watts-strogatz, barabasi-albert, homophilous, or the path of a CSV file of pairs."""
+    match: Literal["names", "order"] = "names"
+    """A file's people are users of that row, id or persona's name (names), or take the rows 0, 1, ... as they occur
+    (order): for a graph of other people than the data's."""
+    degree: int = Field(default=10, ge=2)
+    """Mean number of acquaintances of a generated graph."""
+    rewiring: float = Field(default=0.1, ge=0, le=1)
+    """watts-strogatz: probability that a tie is rewired to anybody."""
+    homophily: float = Field(default=6.0, ge=0)
+    """homophilous: how much likeness of tastes counts when ties are made; 0 is a random graph."""
+    shuffled: bool = False
+    """Seat the users at random in the same graph: a control, in which ties have nothing to do with tastes."""
+    members: float = Field(default=1.0, gt=0, le=1)
+    """Share of the users who are members on day 0; the others may arrive later."""
+    arrivals: float = Field(default=0.0, ge=0)
+    """Users who arrive on each day from elsewhere."""
+    word_of_mouth: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a content friend who came today brings somebody who is no member yet, each friend and day."""
+    chat: float = Field(default=0.3, ge=0, le=1)
+    """Probability that a user who watched something today tells one friend of it (behavioural users)."""
+    post: float = Field(default=0.1, ge=0, le=1)
+    """Probability that it tells all acquaintances (behavioural users); chat and post may add up to 1."""
+    sway: float = Field(default=0.0, ge=0)
+    """Log-odds of a click on an item that one friend has praised to the utmost (behavioural users)."""
+    conformity: float = Field(default=0.0, ge=0, le=1)
+    """Share of the gap between a user's own mark and its friends' mean that each opinion heard closes (behavioural)."""
+    drift: float = Field(default=0.0, ge=0)
+    """How far one liked item, or one opinion heard, moves a user's genre affinity (behavioural users)."""
+
+    @field_validator("graph")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in GRAPHS and not Path(value).suffix:
+            near = difflib.get_close_matches(value, GRAPHS, n=1)
+            meant = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(GRAPHS)}"
+            raise ValueError(f"there is no graph {value!r}; {meant} A file of pairs needs its ending, such as .csv")
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> PopulationSection:
+        if self.chat + self.post > 1:
+            raise ValueError(f"chat ({self.chat}) and post ({self.post}) must not add up to more than 1")
+        if self.graph == "none" and (self.word_of_mouth or self.shuffled):
+            raise ValueError("word_of_mouth and shuffled need a graph of acquaintances (population.graph)")
+        return self
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to simulate."""
+        return self != PopulationSection()
+
+    @property
+    def file(self) -> Path | None:
+        """The graph's file, None for a generated graph."""
+        return None if self.graph in GRAPHS else Path(self.graph)
+
+    @property
+    def influences(self) -> list[str]:
+        """Settings by which users move each other or themselves, as far as they are set."""
+        return [name for name in ("sway", "conformity", "drift") if getattr(self, name)]
 
 
 class EmbedderSection(OpenSection):
@@ -241,6 +315,8 @@ class Scenario(Section):
     """The recommenders to compare, under common random numbers."""
     calendar: CalendarSection = CalendarSection()
     """Days, sessions, return and churn."""
+    population: PopulationSection = PopulationSection()
+    """Members, acquaintances and what they do to each other."""
     engine: EngineSection = EngineSection()
     """The language-model engine; not needed by behavioural users."""
     training: TrainingSection = TrainingSection()
@@ -287,6 +363,8 @@ class Scenario(Section):
         """Hash of everything that can change a result (the batch size cannot)."""
         plain = self.flat()
         del plain["batch_size"], plain["description"], plain["training"]
+        if not self.population.active:
+            del plain["population"]
         del plain["engine"]["max_failure_share"]  # so that a run that failed by it can go on with a larger one
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -15,6 +15,7 @@ from recsim_env.calendar import Calendar
 from recsim_env.data.search import CatalogSearch
 from recsim_env.draws import Draws
 from recsim_env.errors import ContractError
+from recsim_env.graphs import Graph
 from recsim_env.interfaces import Recommender, UserModel
 from recsim_env.records import (
     BoolArray,
@@ -71,6 +72,7 @@ class Simulator:
         max_turns: Longest session in pages.
         retriever: Picks the candidate set of every observation, or None: the whole catalogue.
         n_candidates: Size of the candidate set.
+        friends: Who knows whom; None where the users are no population with acquaintances.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Simulator:
         max_turns: int,
         retriever: Recommender | None = None,
         n_candidates: int | None = None,
+        friends: Graph | None = None,
     ) -> None:
+        self.friends = friends
         self.catalog, self.users, self.model = catalog, users, model
         self.calendar, self.reward, self.draws = calendar, reward, draws
         self.slate_size, self.max_turns = slate_size, max_turns

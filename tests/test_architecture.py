@@ -23,6 +23,7 @@ LAYERS = (
         "registry",
         "data",
         "rundir",
+        "graphs",
         "scenario",
         "engine.base",
         "rewards",

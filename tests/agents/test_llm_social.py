@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from recsim_env.agents.social import Graph, read_graph
 from recsim_env.draws import Draws
+from recsim_env.errors import ScenarioError
+from recsim_env.graphs import Graph, make_graph, read_graph
+from recsim_env.scenario import PopulationSection
 
 
 @pytest.fixture
@@ -16,16 +18,15 @@ def friends(tmp_path):
 
 def test_a_graph_reads_rows_and_ids_both_ways(friends):
     graph = read_graph(friends, {**{str(i): i for i in range(6)}, **{f"u{i}": i for i in range(6)}}, 6)
-    assert [f.tolist() for f in graph.friends] == [[1, 2], [0], [0], [4], [3], []]
+    assert [graph.known_to(row).tolist() for row in range(6)] == [[1, 2], [0], [0], [4], [3], []]
 
 
 def test_friends_are_drawn_by_closeness():
-    graph = Graph([np.array([1, 2]), np.array([0]), np.array([0])], [np.array([9.0, 1.0]), np.ones(1), np.ones(1)])
+    graph = Graph.of(np.array([0, 0]), np.array([1, 2]), 4, np.array([9.0, 1.0]))
     who = np.zeros(2000, np.int64) + np.arange(2000)
     drawn = graph.friend(np.zeros(2000, np.int64), Draws(0), who, 0)
     assert abs((drawn == 1).mean() - 0.9) < 0.03
-    alone = Graph([np.empty(0, np.int64)], [np.empty(0)])
-    assert alone.friend(np.array([0]), Draws(0), np.array([0]), 0).tolist() == [-1]
+    assert graph.friend(np.array([3, 1]), Draws(0), np.array([3, 1]), 0).tolist() == [-1, 0]
 
 
 @pytest.mark.parametrize(("option", "kind", "hears"), [(1, "chat", 1), (2, "post", 2)])
@@ -67,3 +68,18 @@ def test_hostile_chat_is_fenced(world, friends):
         for text in w.model.memory.recent(row):
             assert text.count("</data>") == 1
             assert "<|" not in text
+
+
+def test_the_graph_of_a_population_reaches_users_with_a_language_model(world, friends):
+    w = world.seat(6, engine=world.ScriptedEngine(world.say(social=(0, 0, 1))))
+    graph = make_graph(
+        PopulationSection(graph="homophilous", degree=2), w.model.users.user_id, Draws(0), w.model.leanings
+    )
+    w.model.join(PopulationSection(graph="homophilous"), graph)
+    said = w.model.end_of_day(0, np.array([0]))
+    assert said[0].to == tuple(graph.known_to(0).tolist())
+    with pytest.raises(ScenarioError, match="is for behavioural users"):
+        w.model.join(PopulationSection(sway=1.0), graph)
+    both = world.seat(6, graph=friends)
+    with pytest.raises(ScenarioError, match="Name one of them"):
+        both.model.join(PopulationSection(), graph)

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsim_env.agents.persona import NAMES, Norms, make_personas, read_table, resolve
+from recsim_env.agents.persona import NAMES, Norms, make_personas, read_table
 from recsim_env.agents.prompting import Cards, Quoter
 from recsim_env.draws import Draws
 from recsim_env.errors import ScenarioError
+from recsim_env.graphs import rows_by_name
 from recsim_env.records import Dataset, Histories, Ratings, Users
 
 
@@ -86,7 +87,7 @@ def test_a_table_goes_before_the_data(world, tmp_path):
     assert found.feature == [{"watcher", "critic"}, {"poster"}, {"watcher", "critic"}]
     assert found.name[2] == "Ann ‹b›"  # rows begin again
     assert "You loved" in found.text[1]  # no interest in the table: taste from the data
-    names = resolve(users, found)
+    names = rows_by_name(users.user_id, found.name)
     assert (names["Bob"], names["u2"], names["1"], names["Ann ‹b›"]) == (1, 2, 1, 0)
 
 

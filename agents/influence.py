@@ -1,0 +1,186 @@
+"""What behavioural users do to each other, and what they like does to them: talk, sway, conformity, drift.
+
+All of it is assumed, and all of it is off until a scenario's ``population`` says otherwise; docs/population.md has the
+equations. Opinions are signals (speaker, item, mark), not words: chats with one friend and posts to all acquaintances,
+after RecAgent (Wang et al., "User behavior simulation with large language model based agents", 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recsim_env.agents.opinions import OpinionStore
+from recsim_env.agents.preference import Preferences, category_weights
+from recsim_env.draws import Draws
+from recsim_env.graphs import Graph
+from recsim_env.interfaces import Opinions
+from recsim_env.records import BoolArray, Catalog, FloatArray, IntArray
+from recsim_env.scenario import PopulationSection
+
+MOST = 3.0
+"""Praise of an item counts up to so many friends' utmost."""
+FARTHEST = 2.0
+"""Most that a genre affinity can drift from where it began."""
+
+
+class Influence:
+    """Acquaintances and leanings of U behavioural users.
+
+    Args:
+        section: Settings.
+        friends: Who knows whom; None is nobody.
+        catalog: The items.
+        preferences: The fitted world.
+        affinity: float32 (U, C), genre affinity of the users; moved in place.
+        draws: Draws of the run.
+    """
+
+    def __init__(
+        self,
+        section: PopulationSection,
+        friends: Graph | None,
+        catalog: Catalog,
+        preferences: Preferences,
+        affinity: FloatArray,
+        draws: Draws,
+    ) -> None:
+        self.section, self.friends, self.draws = section, friends, draws
+        self.affinity, self._first = affinity, affinity.copy()
+        self._mean = preferences.score_mean
+        self._low, self._high = catalog.scale.low, catalog.scale.high
+        weights = category_weights(catalog)
+        usual = catalog.popularity @ weights / max(int(catalog.popularity.sum()), 1)
+        self._pull = (weights - usual).astype(np.float32)  # what is special about an item: usual items move nobody
+        n = len(affinity)
+        self.opinions = OpinionStore(n, catalog.n_items)
+        self._item = np.full(n, -1, np.int64)  # what each user would speak of tonight
+        self._stars = np.zeros(n, np.float32)
+
+    def clear(self, rows: IntArray) -> None:
+        """A new life of some users: nothing heard, tastes as they were."""
+        self.affinity[rows] = self._first[rows]
+        self._item[rows] = -1
+        self.opinions.forget(rows)
+
+    def valence(self, stars: FloatArray) -> FloatArray:
+        """How far marks lie from the average towards an end of the scale, float32 in [-1, 1]."""
+        reach = np.where(stars >= self._mean, self._high - self._mean, self._mean - self._low)
+        return np.clip((stars - self._mean) / np.maximum(reach, 1e-6), -1.0, 1.0).astype(np.float32)
+
+    def sway(self, rows: IntArray, items: IntArray, log_odds: FloatArray) -> None:
+        """Moves the log-odds of clicks by what users have heard of the items, in place.
+
+        Args:
+            rows: int (n,), users.
+            items: int (n, K), item indices.
+            log_odds: float32 (n, K).
+        """
+        if self.section.sway and len(self.opinions):
+            hit, place = self.opinions.heard(np.repeat(rows, items.shape[1]), items.ravel())
+            praise = np.clip(self.opinions.valence[place], -MOST, MOST)
+            log_odds.reshape(-1)[hit] += (self.section.sway * praise).astype(np.float32)
+
+    def conform(self, rows: IntArray, items: IntArray, score: FloatArray) -> FloatArray:
+        """Latent scores as marks are given by: each opinion heard closes a share of the gap to the friends' mean.
+
+        Args:
+            rows: int (n,), users.
+            items: int (n,), an item for each.
+            score: float32 (n,), their own scores; stay as they are.
+        """
+        share = self.section.conformity
+        if not share or not len(self.opinions):
+            return score
+        hit, place = self.opinions.heard(rows, items)
+        count = self.opinions.count[place]
+        moved = score.copy()
+        moved[hit] += (1.0 - (1.0 - share) ** count) * (self.opinions.stars[place] / count - score[hit])
+        return moved
+
+    def live(self, rows: IntArray, items: IntArray, stars: FloatArray, liked: BoolArray) -> None:
+        """What users watched moves their tastes, and is what they may speak of tonight: their strongest opinion.
+
+        Args:
+            rows: int (n,), users; one user's rows stand together.
+            items: int (n,), what they watched.
+            stars: float32 (n,), their marks, given or not.
+            liked: bool (n,).
+        """
+        if self.section.drift:
+            self._drift(rows[liked], items[liked], np.ones(int(liked.sum()), np.float32))
+        if self.friends is not None and len(rows):
+            strength = np.abs(self.valence(stars))
+            order = np.lexsort((-strength, rows))
+            best = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
+            who = rows[best]
+            before = np.where(self._item[who] >= 0, np.abs(self.valence(self._stars[who])), -1.0)
+            best = best[strength[best] > before]
+            self._item[rows[best]], self._stars[rows[best]] = items[best], stars[best]
+
+    def _drift(self, rows: IntArray, items: IntArray, force: FloatArray) -> None:
+        """Genre affinities move towards what is special about items (away from them where the force is negative)."""
+        np.add.at(self.affinity, rows, np.float32(self.section.drift) * force[:, None] * self._pull[items])
+        who = np.unique(rows)
+        first = self._first[who]
+        self.affinity[who] = np.clip(self.affinity[who], first - FARTHEST, first + FARTHEST)
+
+    def exchange(self, day: int, rows: IntArray, who: IntArray) -> Opinions:
+        """An evening: some of those who came today tell one friend, or all they know, of one thing they watched.
+
+        Args:
+            day: The day that ends.
+            rows: int (n,), users who came today, ascending.
+            who: int (n,), the same users and their lives, for keys.
+        """
+        if self.friends is None:
+            return Opinions.none()
+        talks = (self._item[rows] >= 0) & (self.friends.degree[rows] > 0)
+        luck = self.draws.uniform("talk", who, day)
+        posts = talks & (luck < self.section.post)
+        chats = talks & ~posts & (luck < self.section.post + self.section.chat)
+        to = np.full(len(rows), -1, np.int64)
+        to[chats] = self.friends.friend(rows[chats], self.draws, who[chats], day)
+        said = posts | chats
+        speaker, stars = rows[said], self._stars[rows[said]]
+        told = Opinions(speaker, to[said], self._item[speaker], stars, self.valence(stars))
+        self._item[rows] = -1
+        self._hear(told)
+        return told
+
+    def _hear(self, told: Opinions) -> None:
+        """Opinions reach those who hear them, in the order of the speakers."""
+        receiver, utterance = heard_by(told, self.friends)
+        item, valence = told.item[utterance], told.valence[utterance]
+        if self.section.sway or self.section.conformity:
+            self.opinions.add(receiver, item, told.stars[utterance], valence)
+        if self.section.drift:
+            self._drift(receiver, item, valence)
+
+    def state(self) -> dict[str, Any]:
+        """Copies of the changing arrays, by names that start with ``influence_``."""
+        own = {"affinity": self.affinity, "item": self._item, "stars": self._stars}
+        heard = {f"heard_{name}": getattr(self.opinions, name) for name in OpinionStore.ARRAYS}
+        return {f"influence_{name}": array.copy() for name, array in (own | heard).items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes what :meth:`state` gave."""
+        self.affinity[:] = state["influence_affinity"]
+        self._item[:], self._stars[:] = state["influence_item"], state["influence_stars"]
+        for name in OpinionStore.ARRAYS:
+            setattr(self.opinions, name, state[f"influence_heard_{name}"].copy())
+
+
+def heard_by(told: Opinions, friends: Graph | None) -> tuple[IntArray, IntArray]:
+    """Who hears which utterance, in the order of the utterances: rows of users and numbers of utterances, (m,)."""
+    if friends is None or not len(told.user):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    public = np.flatnonzero(told.to < 0)
+    number, place = friends.entries(told.user[public])
+    private = np.flatnonzero(told.to >= 0)
+    receiver = np.concatenate([friends.friends[place], told.to[private]])
+    utterance = np.concatenate([public[number], private])
+    order = np.argsort(utterance, kind="stable")
+    return receiver[order], utterance[order]
