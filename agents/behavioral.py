@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import Field
 
 from recsim_env.agents.influence import Influence
-from recsim_env.agents.preference import Preferences, Tastes, category_weights, fit_preferences
+from recsim_env.agents.preference import Preferences, Tastes, category_spread, category_weights, fit_preferences
 from recsim_env.draws import Draws, Keys
 from recsim_env.graphs import Graph
 from recsim_env.interfaces import Config, Opinions, UserModel
@@ -135,6 +135,7 @@ class BehavioralUsers(UserModel):
         self._categories = slice(first + second, None)
         c, p = self.config, preferences
         weights = category_weights(catalog)
+        self._films = category_spread(catalog)
         self.item_vectors = _padded(np.hstack([p.item_factors, p.item_interest, weights]).astype(np.float32))
         self._gathered = np.empty((0, self.item_vectors.shape[1]), np.float32)
         self.item_bias = _padded(p.item_bias)
@@ -187,8 +188,12 @@ class BehavioralUsers(UserModel):
 
     @property
     def leanings(self) -> FloatArray:
-        """Genre affinity as it is now, float32 (U, C)."""
-        return self.tastes.affinity
+        """Genre affinity as it is now, float32 (U, C), seen through the films that people watch.
+
+        The distance of two users is the root mean square, over watched films, of the difference of what their
+        affinities add to the log-odds of a click: rare genres count little, genres that go together count once.
+        """
+        return np.asarray(self.tastes.affinity @ self._films, np.float32)
 
     @property
     def activity(self) -> FloatArray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recsim_env.agents.opinions import OpinionStore
-from recsim_env.agents.preference import Preferences, category_weights
+from recsim_env.agents.preference import Preferences, category_weights, usual_categories
 from recsim_env.draws import Draws
 from recsim_env.graphs import Graph
 from recsim_env.interfaces import Opinions
@@ -51,9 +51,8 @@ class Influence:
         self.affinity, self._first = affinity, affinity.copy()
         self._mean = preferences.score_mean
         self._low, self._high = catalog.scale.low, catalog.scale.high
-        weights = category_weights(catalog)
-        usual = catalog.popularity @ weights / max(int(catalog.popularity.sum()), 1)
-        self._pull = (weights - usual).astype(np.float32)  # what is special about an item: usual items move nobody
+        # What is special about an item: usual ones move nobody.
+        self._pull = (category_weights(catalog) - usual_categories(catalog)).astype(np.float32)
         n = len(affinity)
         self.opinions = OpinionStore(n, catalog.n_items)
         self._item = np.full(n, -1, np.int64)  # what each user would speak of tonight

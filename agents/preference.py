@@ -330,6 +330,19 @@ def category_weights(catalog: Catalog) -> FloatArray:
     return flags / np.maximum(flags.sum(axis=1, keepdims=True), 1.0)
 
 
+def usual_categories(catalog: Catalog) -> FloatArray:
+    """Share of each category in what people watch, float64 (C,)."""
+    return np.asarray(catalog.popularity @ category_weights(catalog) / max(int(catalog.popularity.sum()), 1))
+
+
+def category_spread(catalog: Catalog) -> FloatArray:
+    """Square root of the covariance of items' category shares, items weighted by popularity, float32 (C, C)."""
+    weights = category_weights(catalog).astype(np.float64) - usual_categories(catalog)
+    covariance = weights.T @ (weights * catalog.popularity[:, None]) / max(int(catalog.popularity.sum()), 1)
+    sizes, axes = np.linalg.eigh(covariance)
+    return np.asarray((axes * np.sqrt(np.maximum(sizes, 0.0))) @ axes.T, np.float32)
+
+
 def affinities(dataset: Dataset, shrink: float = 10.0) -> FloatArray:
     """Genre affinity of users, float32 (U, C), as in :class:`Tastes`."""
     weights = category_weights(dataset.catalog)

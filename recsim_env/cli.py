@@ -32,6 +32,7 @@ from recsim_env.cli_parts import (
     out,
     show_table,
 )
+from recsim_env.cli_study import study
 from recsim_env.cli_train import train_app
 from recsim_env.errors import RecsimError, UnknownNameError
 
@@ -48,6 +49,7 @@ app.add_typer(train_app, name="train")
 app.command()(evaluate)
 app.command()(agreement)
 app.command()(ope)
+app.command()(study)
 
 
 @app.command()
@@ -309,7 +311,7 @@ KINDS = {
 
 @app.command("list")
 def list_plugins(
-    kind: Annotated[str, typer.Argument(help="users, recommenders, scenarios, datasets, rewards or engines.")],
+    kind: Annotated[str, typer.Argument(help="users, recommenders, scenarios, studies, datasets, rewards or engines.")],
 ) -> None:
     """Lists plug-ins and scenarios, each with one line.
 
@@ -322,12 +324,17 @@ def list_plugins(
     if kind == "scenarios":
         for name in scenario_names():
             table.add_row(name, load_scenario(name).description)
+    elif kind == "studies":
+        from recsim_env.experiments.studies.base import STUDIES, get_study
+
+        for name in STUDIES:
+            table.add_row(name, get_study(name).question)
     elif kind in KINDS:
         entries: registry.Registry[Any] = getattr(registry, KINDS[kind])
         for name in entries.names():
             table.add_row(name, entries.summary(name))
     else:
-        raise UnknownNameError("kind", kind, [*KINDS, "scenarios"])
+        raise UnknownNameError("kind", kind, [*KINDS, "scenarios", "studies"])
     out.print(table)
 
 

@@ -49,7 +49,7 @@ LAYERS = (
         "testing",
         "doctor",
     },
-    {"cli", "cli_train", "cli_evaluate", "cli_parts"},
+    {"cli", "cli_train", "cli_evaluate", "cli_study", "cli_parts"},
 )
 """Imports point downwards or stay in a layer: docs/architecture.md."""
 

@@ -62,3 +62,10 @@ def test_policies_trained_on_users(tmp_path):
 def test_instructions_heard_ignored_absent(tmp_path):
     assert "| heard minus ignored |" in run("retention", tmp_path)
     assert (tmp_path / "retention.png").exists()
+
+
+@pytest.mark.slow
+def test_populations(tmp_path):
+    text = run("population", tmp_path)
+    assert "| 60 |" in text
+    assert "in the Mesa layer, at most" in text

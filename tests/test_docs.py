@@ -46,7 +46,7 @@ def test_commands_in_the_documentation_exist(page):
         if command in ("recommenders",):  # prose
             continue
         assert command in known, f"{page.name}: recsim-env {command}"
-    kinds = {"users", "recommenders", "scenarios", "datasets", "rewards", "engines"}
+    kinds = {"users", "recommenders", "scenarios", "studies", "datasets", "rewards", "engines"}
     assert set(re.findall(r"recsim-env list (\w+)", page.read_text())) <= kinds
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -199,7 +200,9 @@ def test_camps_move_apart_by_as_much_as_they_are_moved(make_world):
     simulator = world.simulator(0)
     population = Population(simulator, world.scenario.population)
     before = population.trace_divide
-    simulator.model.tastes.affinity[population._camp] += population._axis * population._unit
+    leanings = simulator.model.leanings.copy()
+    leanings[population._camp] += population._axis * population._unit
+    population.minds = SimpleNamespace(leanings=leanings)
     assert population.trace_divide == pytest.approx(before + 1.0, abs=1e-4)
     population.close()
 

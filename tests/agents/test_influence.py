@@ -58,7 +58,10 @@ def test_tastes_drift_towards_what_is_liked_and_not_for_ever(seated):
     influence.live(np.array([3, 3, 4]), np.array([7, 8, 7]), np.full(3, 5.0), np.array([True, True, False]))
     np.testing.assert_allclose(influence.affinity[3], before[3] + 0.1 * (pull[7] + pull[8]), atol=1e-6)
     assert (influence.affinity[4] == before[4]).all()
-    assert model.leanings is influence.affinity
+    gap = (influence.affinity[3] - influence.affinity[4]) @ pull.T
+    mean_square = (gap**2 * model.catalog.popularity).sum() / model.catalog.popularity.sum()
+    leanings = model.leanings
+    assert ((leanings[3] - leanings[4]) ** 2).sum() == pytest.approx(mean_square, rel=1e-3)
     popular = model.catalog.popularity / model.catalog.popularity.sum()
     np.testing.assert_allclose(popular @ pull, 0, atol=1e-6)  # usual items move nobody
     for _ in range(300):

@@ -1,0 +1,117 @@
+"""What a study is: a scenario, arms that change it, what is measured in each run folder, and what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from recsim_env.errors import UnknownNameError
+from recsim_env.rundir import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to run the scenario.
+
+    Attributes:
+        name: Short name, for folders and tables.
+        label: What figures call it.
+        overrides: ``"key=value"`` strings that make it.
+    """
+
+    name: str
+    label: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel of the figure: a series of every arm.
+
+    Attributes:
+        series: Its name in :class:`Measured`.
+        title: What it shows.
+        x: Label of the horizontal axis, with its unit.
+        y: Label of the vertical axis, with its unit.
+        ticks: Names of the places on the horizontal axis; none are days, counted from ``first``.
+        first: First place.
+    """
+
+    series: str
+    title: str
+    x: str
+    y: str
+    ticks: tuple[str, ...] = ()
+    first: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A difference that is expected.
+
+    Attributes:
+        outcome: Name of the figure in :class:`Measured`.
+        arm: Name of the arm.
+        control: Name of the arm that it is compared with, seed by seed.
+        sign: +1 if the figure should be larger in the arm, -1 if smaller.
+    """
+
+    outcome: str
+    arm: str
+    control: str
+    sign: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one run folder shows.
+
+    Attributes:
+        series: Values along the horizontal axis of each panel, by name; NaN where there is nothing to measure.
+        outcomes: Figures by name.
+    """
+
+    series: Mapping[str, Sequence[float]]
+    outcomes: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study.
+
+    Attributes:
+        name: Name on the command line.
+        question: One sentence.
+        scenario: Name of the shipped scenario.
+        arms: The arms; what is studied first, controls last.
+        panels: Panels of the figure.
+        outcomes: Names of the figures, with what they mean and their unit.
+        claims: What is expected.
+        measure: Reads one run folder (one recommender, one seed), and nothing else.
+    """
+
+    name: str
+    question: str
+    scenario: str
+    arms: tuple[Arm, ...]
+    panels: tuple[Panel, ...]
+    outcomes: Mapping[str, str]
+    claims: tuple[Claim, ...]
+    measure: Callable[[Run], Measured]
+
+
+STUDIES = ("filter_bubble", "conformity", "polarisation")
+"""Studies by name; each is a module of this folder with a ``STUDY``."""
+
+
+def get_study(name: str) -> Study:
+    """A study.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+    """
+    if name not in STUDIES:
+        raise UnknownNameError("study", name, STUDIES, remedy="'recsim-env list studies' shows all.")
+    study: Study = import_module(f"recsim_env.experiments.studies.{name}").STUDY
+    return study

@@ -1,0 +1,107 @@
+"""Conformity: do stars move towards what friends have said, the more so the more of them spoke?
+
+RecAgent's user conformity (Wang et al., 2023). A user's own opinion is the expectation of its star by its own taste,
+which the run folder keeps as ``trace_expected_rating``; what it had heard of a film before the day of its star follows
+from ``opinions`` and ``friends``. Two figures by the number of opinions heard: which share of the gap between own
+opinion and friends' mean the star closed (a regression through the origin), and how far it lies from the own opinion.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from recsim_env.experiments.studies.base import Arm, Claim, Measured, Panel, Study
+from recsim_env.records import FloatArray
+from recsim_env.rundir import Run
+
+MOST = 3
+"""Opinions heard of a film, from which on they count as one class: more are rare."""
+LEAST = 20
+"""Stars below which a class tells nothing."""
+
+
+def measure(run: Run) -> Measured:
+    """Figures by the number of opinions heard."""
+    rated = stars_and_opinions(run)
+    own, star, n = rated["own"].to_numpy(), rated["star"].to_numpy(), rated["n"].to_numpy()
+    gap, far = rated["friends"].to_numpy() - own, np.abs(star - own)
+    classes = np.minimum(n, MOST)
+    enough = [c for c in range(MOST + 1) if (classes == c).sum() >= LEAST]
+    deviation = [float(far[classes == c].mean()) if c in enough else float("nan") for c in range(MOST + 1)]
+    closed = [_closed(gap[classes == c], (star - own)[classes == c]) if c in enough else float("nan")
+              for c in range(1, MOST + 1)]  # fmt: skip
+    heard = n > 0
+    slope = np.polyfit(classes, far, 1)[0] if len(enough) > 1 else float("nan")
+    return Measured(
+        {"closed": closed, "deviation": deviation},
+        {
+            "gap closed": _closed(gap[heard], (star - own)[heard]),
+            "gap closed, three against one": closed[-1] - closed[0],
+            "deviation per opinion": float(slope),
+            "share heard of": float(heard.mean()) if len(heard) else float("nan"),
+        },
+    )
+
+
+def stars_and_opinions(run: Run) -> pd.DataFrame:
+    """Every star given, with what its giver had heard of the film before that day.
+
+    Returns:
+        Columns ``own`` (expected star by own taste), ``star``, ``n`` (opinions heard) and ``friends`` (their mean, NaN
+        where n is 0).
+    """
+    told, shown = run.opinions, run.table("impressions", ["user", "day", "item", "rating", "trace_expected_rating"])
+    ties = run.friends[["user", "friend"]].rename(columns={"friend": "receiver"})
+    posts = told[told["to"] < 0].merge(ties, on="user")
+    chats = told[told["to"] >= 0].rename(columns={"to": "receiver"})
+    heard = pd.concat([posts, chats])[["day", "receiver", "item", "stars"]]
+    rated = shown[shown["rating"].notna()].reset_index(drop=True)
+    pairs = rated.reset_index().merge(heard, left_on=["user", "item"], right_on=["receiver", "item"])
+    before = pairs[pairs["day_y"] < pairs["day_x"]].groupby("index")["stars"].agg(["size", "mean"])
+    before = before.reindex(rated.index)
+    return pd.DataFrame(
+        {
+            "own": rated["trace_expected_rating"].astype(float),
+            "star": rated["rating"].astype(float),
+            "n": before["size"].fillna(0).astype(int),
+            "friends": before["mean"].astype(float),
+        }
+    )
+
+
+def _closed(gap: FloatArray, moved: FloatArray) -> float:
+    """Slope through the origin of how far stars moved on how far they could have; NaN without a gap."""
+    return float(gap @ moved / (gap @ gap)) if gap.any() else float("nan")
+
+
+STUDY = Study(
+    name="conformity",
+    question="Do stars move towards what friends have said, the more so the more of them spoke?",
+    scenario="study_conformity",
+    arms=(
+        Arm("friends", "like-minded friends"),
+        Arm("shuffled", "the same graph, users seated at random", ("population.shuffled=true",)),
+        Arm("no sway", "friends who move nobody", ("population.conformity=0", "population.sway=0")),
+    ),
+    panels=(
+        Panel("closed", "Towards the friends", "Opinions heard of the film", "Share of the gap closed by the star",
+              ("1", "2", "3 or more"), 1),
+        Panel("deviation", "Away from oneself", "Opinions heard of the film", "Distance from own opinion (stars of 10)",
+              ("0", "1", "2", "3 or more")),
+    ),
+    outcomes={
+        "gap closed": "share of the gap between own opinion and friends' mean",
+        "gap closed, three against one": "the same, three or more opinions heard less one",
+        "deviation per opinion": "stars; slope of the distance from the own opinion on the opinions heard (0 to 3)",
+        "share heard of": "share of the stars before which something had been heard of the film",
+    },
+    claims=(
+        Claim("gap closed", "friends", "no sway", +1),
+        Claim("gap closed, three against one", "friends", "no sway", +1),
+        Claim("deviation per opinion", "friends", "no sway", +1),
+        Claim("gap closed", "friends", "shuffled", +1),
+        Claim("share heard of", "friends", "shuffled", +1),
+    ),
+    measure=measure,
+)  # fmt: skip

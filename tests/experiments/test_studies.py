@@ -1,0 +1,198 @@
+"""Studies: what they measure on tables made by hand, intervals, and the command from end to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from recsim_env.errors import RunFolderError, UnknownNameError
+from recsim_env.experiments.studies.base import STUDIES, Arm, Claim, Measured, Panel, Study, get_study
+from recsim_env.experiments.studies.conformity import measure as measure_conformity
+from recsim_env.experiments.studies.conformity import stars_and_opinions
+from recsim_env.experiments.studies.figure import plot
+from recsim_env.experiments.studies.filter_bubble import entropy_of_last
+from recsim_env.experiments.studies.results import markdown, over_seeds, summary
+from recsim_env.experiments.studies.run import run_study
+from recsim_env.rundir import load_run
+from recsim_env.scenario import load_scenario
+
+TINY = ["users.count=30", "days=6"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_names_what_exists(name):
+    study = get_study(name)
+    assert study.name == name
+    arms = [arm.name for arm in study.arms]
+    assert len(set(arms)) == len(arms) > 1
+    for claim in study.claims:
+        assert {claim.arm, claim.control} <= set(arms)
+        assert claim.arm != claim.control
+        assert claim.outcome in study.outcomes
+    fingerprints = {load_scenario(study.scenario, arm.overrides).fingerprint() for arm in study.arms}
+    assert len(fingerprints) == len(arms)  # every arm changes something
+
+
+def test_an_unknown_study_is_told_with_the_nearest():
+    with pytest.raises(UnknownNameError, match="Did you mean 'polarisation'"):
+        get_study("polarization")
+
+
+def test_entropy_of_the_last_ten_films():
+    genres = np.eye(2, dtype=bool)
+    item = np.array([0] * 10 + [1] * 10 + [0] * 3)
+    user = np.array([0] * 20 + [1] * 3)
+    day = np.array([0] * 10 + [2] * 5 + [4] * 5 + [0] * 3)
+    found = entropy_of_last(user, day, item, genres, 2, 6)
+    assert found[0].tolist() == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]  # ten of one, half and half, ten of the other
+    assert np.isnan(found[1]).all()
+
+
+def told_run(conforming):
+    """Users 0 and 1 know each other and 2 knows 0; user 0 posts on film 5, then 1 tells 0 of film 6."""
+    ties = pd.DataFrame({"user": [0, 0, 1, 2], "friend": [1, 2, 0, 0], "closeness": 1.0})
+    said = pd.DataFrame(
+        {"day": [1, 1, 3], "user": [0, 1, 2], "to": [-1, 0, -1], "item": [5, 6, 5], "stars": [9.0, 2.0, 1.0]}
+    )
+    own = np.array([5.0, 5.0, 5.0, 5.0])
+    star = np.array([7.0, 5.0, 5.0, 5.0]) if conforming else own
+    shown = pd.DataFrame(
+        {"user": [1, 1, 2, 0], "day": [2, 1, 2, 3], "item": [5, 5, 6, 5], "rating": star, "trace_expected_rating": own}
+    )
+    return SimpleNamespace(opinions=said, friends=ties, table=lambda name, columns: shown)
+
+
+def test_opinions_count_when_they_were_heard_before():
+    found = stars_and_opinions(told_run(True))
+    assert found["n"].tolist() == [1, 0, 0, 0]  # later, of another film, on the same day: not heard
+    assert found["friends"].iloc[0] == 9.0
+    assert found["star"].tolist() == [7.0, 5.0, 5.0, 5.0]
+
+
+def test_the_share_of_the_gap_that_is_closed():
+    assert measure_conformity(told_run(True)).outcomes["gap closed"] == pytest.approx(0.5)
+    assert measure_conformity(told_run(False)).outcomes["gap closed"] == 0.0
+
+
+def test_intervals_are_those_of_students_t():
+    values = [0.3, 0.1, 0.4, 0.2, 0.6]
+    mean, low, high = over_seeds(values)
+    t = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose([mean, low, high], [np.mean(values), t.low, t.high])
+    mean, low, _ = over_seeds([[1.0, np.nan], [3.0, np.nan]])
+    assert mean[0] == 2.0
+    assert np.isnan(mean[1])
+    assert np.isnan(over_seeds([1.0])[1])
+
+
+def toy(n_arms=3):
+    arms = tuple(Arm(f"arm{i}", f"a way that takes some words to tell, number {i}") for i in range(n_arms))
+    panels = (Panel("a", "First", "Day", "Share"), Panel("b", "Second", "Heard", "Stars", ("0", "1", "2 or more")))
+    claims = tuple(Claim("x", "arm0", f"arm{i}", +1) for i in range(1, n_arms))
+    return Study("toy", "Does it?", "quickstart", arms, panels, {"x": "of nothing"}, claims, lambda run: None)
+
+
+def record(study, noise=0.1):
+    rng = np.random.default_rng(0)
+    measured = {
+        arm.name: [
+            Measured({"a": rng.random(30).tolist(), "b": [float("nan"), 1.0, 2.0]}, {"x": noise * rng.random() - i})
+            for _ in range(5)
+        ]
+        for i, arm in enumerate(study.arms)
+    }
+    told = {"arms": {a.name: {"label": a.label, "overrides": []} for a in study.arms}, "seeds": list(range(5))}
+    return {**told, **summary(study, measured)}
+
+
+def test_verdicts():
+    study = toy()
+    clear, loud = record(study), record(study, noise=50.0)
+    assert [c["verdict"] for c in clear["claims"]] == ["as expected", "as expected"]
+    assert {c["verdict"] for c in loud["claims"]} == {"not told apart from 0"}
+    turned = Study(**{n: getattr(study, n) for n in study.__slots__} | {"claims": (Claim("x", "arm2", "arm0", +1),)})
+    assert record(turned)["claims"][0]["verdict"] == "the opposite"
+    assert "the opposite" in markdown(turned, record(turned))
+    json.dumps(clear, allow_nan=False)
+
+
+@pytest.mark.parametrize("n_arms", [2, 5])
+def test_the_figure_names_its_axes_and_nothing_overlaps(n_arms):
+    figure = plot(toy(n_arms), record(toy(n_arms)))
+    figure.canvas.draw()
+    boxes = [ax.get_tightbbox() for ax in figure.axes] + [figure.legends[0].get_window_extent()]
+    assert [(ax.get_xlabel(), ax.get_ylabel()) for ax in figure.axes] == [("Day", "Share"), ("Heard", "Stars")]
+    for i, a in enumerate(boxes):
+        assert a.x0 >= 0
+        assert a.x1 <= figure.bbox.x1
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+
+
+def command(*words, folder=None, **more):
+    asked = [sys.executable, "-m", "recsim_env.cli", *map(str, words)]
+    return subprocess.run(asked, capture_output=True, text=True, timeout=300, cwd=folder, check=False, **more)
+
+
+def test_the_command_from_end_to_end(tmp_path):
+    words = ["study", "conformity", "--seeds", "2", "--out", tmp_path / "s", "-q", *(f"--set={o}" for o in TINY)]
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "friends minus no sway" in done.stdout
+    assert str(tmp_path / "s") in done.stdout.replace("\n", "")
+    found = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert found["status"] == "complete"
+    assert [len(runs) for runs in found["measured"].values()] == [2, 2, 2]
+    assert {p.name for p in (tmp_path / "s").iterdir()} >= {"study.json", "study.md", "study.png", "runs"}
+    run = load_run(tmp_path / "s" / "runs" / "shuffled" / "seed1")
+    assert run.manifest["status"] == "complete"
+    assert len(run.population) == 6
+    refused = command(*words, "--set=days=7")
+    assert refused.returncode == 2
+    assert "other settings" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_runs_small(name, tmp_path):
+    study = get_study(name)
+    path = run_study(study, [0, 1], tmp_path / "s", ["users.count=40", "days=9"])
+    found = json.loads((path / "study.json").read_text())
+    for panel in study.panels:
+        for arm in study.arms:
+            series = found["series"][panel.series][arm.name]["mean"]
+            assert len(series) == (len(panel.ticks) or 9)
+    assert all(claim["mean"] is not None for claim in found["claims"] if "three" not in claim["outcome"])
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on(tmp_path):
+    words = ["study", "polarisation", "--seeds", "2", "-q", *(f"--set={o}" for o in ["users.count=40", "days=12"])]
+    asked = [sys.executable, "-m", "recsim_env.cli", *words, "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(asked, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    runs, end = tmp_path / "killed" / "runs", time.monotonic() + 120
+    while time.monotonic() < end and len(list(runs.glob("*/*/progress.json"))) < 4:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((tmp_path / "killed" / "study.json").read_text())["status"] == "running"
+    first = next(runs.glob("content/seed0/impressions.parquet/*")).stat().st_mtime_ns
+    assert command(*words, "--out", tmp_path / "killed").returncode == 0
+    assert next(runs.glob("content/seed0/impressions.parquet/*")).stat().st_mtime_ns == first
+    assert command(*words, "--out", tmp_path / "whole").returncode == 0
+    killed, whole = (json.loads((tmp_path / n / "study.json").read_text()) for n in ("killed", "whole"))
+    assert killed["measured"] == whole["measured"]
+    assert killed["claims"] == whole["claims"]
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"holds no study\.json"):
+        run_study(get_study("conformity"), [0], tmp_path)
