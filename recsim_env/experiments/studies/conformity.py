@@ -86,9 +86,9 @@ STUDY = Study(
     ),
     panels=(
         Panel("closed", "Towards the friends", "Opinions heard of the film", "Share of the gap closed by the star",
-              ("1", "2", "3 or more"), 1),
-        Panel("deviation", "Away from oneself", "Opinions heard of the film", "Distance from own opinion (stars of 10)",
-              ("0", "1", "2", "3 or more")),
+              ("1", "2", "3+"), 1),
+        Panel("deviation", "Away from oneself", "Opinions heard of the film", "Distance from own opinion (stars)",
+              ("0", "1", "2", "3+")),
     ),
     outcomes={
         "gap closed": "share of the gap between own opinion and friends' mean",

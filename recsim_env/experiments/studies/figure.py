@@ -20,7 +20,7 @@ CONTROL = "#555555"
 def plot(study: Study, record: Mapping[str, Any]) -> Figure:
     """Means of all arms with 95 % bands over seeds; the last arm, the plainest control, is grey."""
     n = len(study.panels)
-    figure = _figure(height=3.5)
+    figure = _figure(height=3.8)
     figure.set_figwidth(WIDTH if n == 1 else 4.4 * n)
     axes = figure.subplots(1, n, squeeze=False)[0]
     for ax, panel in zip(axes, study.panels, strict=True):
