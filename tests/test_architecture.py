@@ -24,6 +24,7 @@ LAYERS = (
         "data",
         "rundir",
         "graphs",
+        "graph_makers",
         "scenario",
         "engine.base",
         "rewards",

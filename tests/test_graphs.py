@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from recsim_env.draws import Draws
 from recsim_env.errors import ScenarioError
-from recsim_env.graphs import Graph, barabasi_albert, homophilous, make_graph, read_graph, watts_strogatz
+from recsim_env.graph_makers import barabasi_albert, homophilous, make_graph, watts_strogatz
+from recsim_env.graphs import Graph, read_graph
 from recsim_env.scenario import PopulationSection
 
 N, DEGREE = 500, 10

@@ -209,3 +209,18 @@ def test_every_recommender_serves_them(tmp_path):
     found = tables(run_scenario(load_scenario({**SMALL, "recommenders": sections}, changes), tmp_path / "all"))
     assert set(found["turns"]["recommender"]) == set(names)
     assert (found["turns"].groupby("recommender")["user"].nunique() == 3).all()
+
+
+def test_a_population_of_users_with_a_language_model(tmp_path):
+    social = {"graph": "homophilous", "degree": 4, "members": 0.5, "arrivals": 2}
+    path = run_scenario(load_scenario({**SMALL, "population": social}), tmp_path / "run")
+    run = load_run(path)
+    assert (run.sessions[run.sessions["day"] == 0].groupby("recommender", observed=True)["user"].nunique() == 4).all()
+    said = [m for m in run.messages if m["kind"] in ("chat", "post")]
+    days = run.population
+    assert days["chats"].sum() + days["posts"].sum() == len(said) > 0
+    assert days["heard"].sum() == sum(len(m["to"]) for m in said)
+    assert days.groupby("recommender", observed=True)["new"].sum().tolist() == [2, 2]
+    ties = set(run.friends[["user", "friend"]].itertuples(index=False, name=None))
+    assert all((m["user"], to) in ties for m in said for to in m["to"])
+    assert not len(run.opinions)

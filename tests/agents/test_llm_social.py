@@ -5,7 +5,8 @@ import pytest
 
 from recsim_env.draws import Draws
 from recsim_env.errors import ScenarioError
-from recsim_env.graphs import Graph, make_graph, read_graph
+from recsim_env.graph_makers import make_graph
+from recsim_env.graphs import Graph, read_graph
 from recsim_env.scenario import PopulationSection
 
 

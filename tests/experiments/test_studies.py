@@ -159,6 +159,14 @@ def test_the_command_from_end_to_end(tmp_path):
     assert "other settings" in refused.stderr
 
 
+def test_studies_are_listed():
+    listed = command("list", "studies")
+    assert all(name in listed.stdout for name in STUDIES)
+    wrong = command("study", "polarization")
+    assert wrong.returncode == 2
+    assert "Did you mean 'polarisation'?" in wrong.stderr.replace("\n", " ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_small(name, tmp_path):

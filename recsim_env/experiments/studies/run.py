@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -90,6 +91,8 @@ def _scenario(study: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Sc
 def _run(scenario: Scenario, path: Path, on_progress: Callable[[Progress], None]) -> Path:
     """One run; goes on where it was stopped."""
     begun = (path / "manifest.json").exists()
+    if path.exists() and not begun:  # killed before it had written its head: nothing is committed
+        shutil.rmtree(path)
     if begun and load_run(path).manifest["status"] == "complete":
         return path
     return run_scenario(scenario, path, (), begun, on_progress)
