@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from recsim_env.errors import RunFolderError, ScenarioError
+from recsim_env.evaluation.story import tell_days, tell_person
 from recsim_env.graphs import Graph
 from recsim_env.interfaces import UserModel
 from recsim_env.population import COLUMNS, Population, User
@@ -101,6 +103,20 @@ def test_speakers_tell_of_what_they_watched_to_those_they_know(social):
     assert len(rated) > 0
     assert (rated["rating"] == rated["stars"]).all()
     assert told["valence"].between(-1, 1).all()
+
+
+def test_watching_a_user_shows_what_it_told_and_heard(social):
+    run, cell = load_run(social), ("item-knn", 0)
+    told, ties = run.opinions, set(run.friends[["user", "friend"]].itertuples(index=False, name=None))
+    own = heard = 0
+    for user in range(40):
+        days = tell_days(run, tell_person(run, cell, user), range(6))
+        own += sum(talk.own for day in days for talk in day.talks)
+        heard += sum(not talk.own for day in days for talk in day.talks)
+        mine = [m for m in told.itertuples() if m.user == user or m.to == user or (m.to < 0 and (user, m.user) in ties)]
+        assert sum(len(day.talks) for day in days) == len(mine)
+    assert own == len(told)
+    assert heard == run.population["heard"].sum()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -246,3 +262,15 @@ def test_no_population_leaves_the_fingerprint_as_it_was():
     assert plain.fingerprint() == load_scenario({**SMALL, "population": {}}).fingerprint()
     assert plain.fingerprint() != load_scenario({**SMALL, "population": {"drift": 0.1}}).fingerprint()
     assert load_scenario(scenario().flat()) == scenario()
+
+
+@pytest.mark.realdata
+def test_friends_of_other_people_take_the_users_seats(tmp_path):
+    path = Path(os.environ.get("RECSIM_DATA", "../shared/data")) / "lastfm-hetrec2k" / "user_friends.dat"
+    if not path.exists():
+        assert "RECSIM_DATA" not in os.environ, f"RECSIM_DATA is set, but {path} is absent"
+        pytest.skip(f"{path} is absent; set RECSIM_DATA")
+    asked = scenario("users.count=200", graph=str(path), match="order", members=1.0)
+    run = load_run(run_scenario(asked, tmp_path / "run"))
+    assert run.friends["user"].nunique() > 150
+    assert run.population["heard"].sum() > 0

@@ -211,7 +211,8 @@ def tell_days(run: RunTables, person: Person, days: range, first_part: int = 0, 
         first_part: Parts of the cell before this one are not read: they hold earlier days.
         first_byte: Bytes of ``messages.jsonl`` that hold earlier days.
     """
-    visits, talks = _visits(run, person, days, first_part), _talks(run, person, first_byte)
+    visits = _visits(run, person, days, first_part)
+    talks = _talks(run, person, first_byte) + _opinions(run, person, first_part)
     return tuple(
         Day(
             person,
@@ -284,6 +285,25 @@ def _talks(run: RunTables, person: Person, first_byte: int) -> list[tuple[int, T
             speaker, *heard = names_of(run.users, person.seed, [line["user"], *to])
             talk = Talk(line["kind"], line["user"] == person.user, speaker, tuple(heard), line["text"])
             found.append((int(line["day"]), talk))
+    return found
+
+
+def _opinions(run: RunTables, person: Person, first_part: int) -> list[tuple[int, Talk]]:
+    """Opinions that the user told or heard, with their days: behavioural users speak in titles and marks."""
+    cell, me = cell_name(*person.cell), person.user
+    friends = run.table("friends", ["user", "friend"], cell, me)["friend"]
+    if not len(friends):
+        return []
+    told = run.table("opinions", ["day", "user", "to", "item", "stars"], cell, None, first_part)
+    public = told["to"] < 0
+    told = told[(told["user"] == me) | (told["to"] == me) | (public & told["user"].isin(friends))]
+    found = []
+    for day, user, to, item, stars in zip(*(told[name].tolist() for name in told.columns), strict=True):
+        hearers = [to] if to >= 0 else friends.tolist() if user == me else []
+        speaker, *heard = names_of(run.users, person.seed, [user, *hearers])
+        text = f"{run.items['title'].iloc[item]}: {stars:g}"
+        talk = Talk("chat" if to >= 0 else "post", user == me, speaker, tuple(heard) or ("everybody",), text)
+        found.append((day, talk))
     return found
 
 
