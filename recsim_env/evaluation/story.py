@@ -290,10 +290,10 @@ def _talks(run: RunTables, person: Person, first_byte: int) -> list[tuple[int, T
 
 def _opinions(run: RunTables, person: Person, first_part: int) -> list[tuple[int, Talk]]:
     """Opinions that the user told or heard, with their days: behavioural users speak in titles and marks."""
+    if run.manifest["scenario"].get("population", {}).get("graph", "none") == "none":
+        return []
     cell, me = cell_name(*person.cell), person.user
     friends = run.table("friends", ["user", "friend"], cell, me)["friend"]
-    if not len(friends):
-        return []
     told = run.table("opinions", ["day", "user", "to", "item", "stars"], cell, None, first_part)
     public = told["to"] < 0
     told = told[(told["user"] == me) | (told["to"] == me) | (public & told["user"].isin(friends))]
