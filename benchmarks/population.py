@@ -3,7 +3,7 @@
 
     python benchmarks/population.py [--sizes 1000 10000 100000] [--days 30]
 
-Behavioural users on the built-in data, half of them members on day 0, the others arriving; a small world of ten
+Behavioural users on the built-in data, four fifths of them members on day 0, the others arriving; a small world of ten
 acquaintances; everything that users can do to each other switched on; random pages of ten films, the cheapest
 recommender there is, so that the share of the Mesa layer is not made small by an expensive one. Each size in a
 process of its own, pinned to one core, the run folder written.
@@ -44,7 +44,7 @@ from recsim_env.scenario import load_scenario
 
 GOAL_SHARE = 0.3
 SETTINGS = {
-    "graph": "watts-strogatz", "degree": 10, "members": 0.5, "word_of_mouth": 0.01, "chat": 0.3, "post": 0.1,
+    "graph": "watts-strogatz", "degree": 10, "members": 0.8, "word_of_mouth": 0.01, "chat": 0.3, "post": 0.1,
     "sway": 0.5, "conformity": 0.1, "drift": 0.05,
 }  # fmt: skip
 MESA = ("__init__", "morning", "evening", "write_friends", "close")
@@ -81,13 +81,13 @@ def measure(users: int, days: int) -> dict[str, Any]:
     World(scenario).user_model  # noqa: B018 (imports and data are not what is measured)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as place:
-        begun = time.perf_counter()
+        begun, processor = time.perf_counter(), time.process_time()
         run = load_run(run_scenario(scenario, Path(place) / "run"))
-        seconds = time.perf_counter() - begun
+        seconds, processor = time.perf_counter() - begun, time.process_time() - processor
         rows = run.population
         cell = run.manifest["cells"][0]
         return {
-            "seconds": seconds, "cell_s": cell["seconds"], "turns": cell["n_turns"],
+            "seconds": seconds, "processor": processor, "turns": cell["n_turns"],
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "before": before / 2**20,
             "mesa": spent["population"] - spent["exchange"], "talk": spent["exchange"] + spent["page"],
             "graph": spent["graph"], "members": int(rows["members"].iloc[-1]), "ties": len(run.friends) // 2,
@@ -97,14 +97,17 @@ def measure(users: int, days: int) -> dict[str, Any]:
 
 def report(found: dict[int, dict[str, Any]], days: int, folder: Path) -> None:
     """Writes the table."""
-    head = ["users", "user-turns", "wall time", "user-turns/s", "peak memory", "Mesa layer", "talk", "graph", "ties",
-            "opinions heard", "members at the end"]  # fmt: skip
+    head = [
+        "users", "user-turns", "wall time", "processor time", "user-turns/s", "peak memory", "Mesa layer", "talk",
+        "graph", "ties", "opinions heard", "members at the end",
+    ]  # fmt: skip
     lines = [head]
     for users, f in found.items():
         whole = f["seconds"]
         lines.append(
             [
-                f"{users:,}", f"{f['turns']:,}", f"{whole:.1f} s", f"{f['turns'] / whole:,.0f}",
+                f"{users:,}", f"{f['turns']:,}", f"{whole:.1f} s",
+                f"{f['processor']:.1f} s", f"{f['turns'] / whole:,.0f}",
                 f"{f['peak']:.2f} GiB ({f['before']:.2f} before)", f"{f['mesa'] / whole:.1%}",
                 f"{f['talk'] / whole:.1%}", f"{f['graph']:.2f} s", f"{f['ties']:,}", f"{f['heard']:,}",
                 f"{f['members']:,}",
@@ -114,7 +117,8 @@ def report(found: dict[int, dict[str, Any]], days: int, folder: Path) -> None:
     verdict = "met" if worst <= GOAL_SHARE else "missed"
     body = [
         f"{days} days; {', '.join(f'{k} {v}' for k, v in SETTINGS.items())}, arrivals a 200th of the users a day. Wall "
-        "time includes making users and graph, and writing the run folder.",
+        "time includes making users and graph, and writing the run folder; where it is far above the processor's, "
+        "other work had the core.",
         "",
         *markdown_table(lines),
         "",
