@@ -23,8 +23,7 @@ from typing import Any
 import _report
 import numpy as np
 import pandas as pd
-from _training import parser, train_once
-from scipy import stats
+from _training import over_seeds, parser, train_once
 
 from recsim_env.experiments.tables import markdown_table
 from recsim_env.scenario import Scenario, load_scenario
@@ -57,15 +56,6 @@ def trained(policy: str, seed: int, keep: Path, args: argparse.Namespace) -> tup
     folder = keep / f"{policy}-{seed}"
     train_once(scenario_of(policy, seed, args), folder)
     return json.loads((folder / "training.json").read_text()), pd.read_parquet(folder / "log.parquet")
-
-
-def over_seeds(values: list[float]) -> str:
-    """Mean, and its 95 % interval over seeds where there are several."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return f"{mean:.3f} ± {half:.3f}"
 
 
 def figure(row: dict[str, Any], column: str) -> float:

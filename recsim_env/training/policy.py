@@ -103,7 +103,7 @@ def train_policy(
             "settings": policy.config.model_dump(mode="json"),
             "scenario": scenario.flat(),
             "iterations": len(log) - 1,
-            "user_turns": (len(log) - 1) * scenario.training.num_envs * scenario.training.turns,
+            "user_turns": (len(log) - 1) * learner.pages,
             "seconds": round(seconds, 1),
             "users": {"training": len(known), "held out": len(held)},
             **compare(world, section, policy, _saved(world, section, start), held),
@@ -175,6 +175,7 @@ class _Loop:
             weights, best, optimizer, self._state = self.checkpoint.load(state["settings"])
             state = self._state
             module.load_state_dict(weights)
+            learner.restored()
             learner.optimizer.load_state_dict(optimizer)
         begun = time.perf_counter() - state["seconds"]
         if not state["log"]:
@@ -193,7 +194,7 @@ class _Loop:
             state["log"].append(
                 {
                     "iteration": number + 1,
-                    "user_turns": (number + 1) * self.training.num_envs * self.training.turns,
+                    "user_turns": (number + 1) * learner.pages,
                     "seconds": round(state["seconds"], 2),
                     "evaluation": evaluation,
                     **told,
@@ -202,6 +203,7 @@ class _Loop:
             self._save(best)
             self.tell(self.progress("Training"))
         module.load_state_dict(best)
+        learner.restored()
         learner.settle(self._measure)
         return [{"iteration": 0, "user_turns": 0, "evaluation": state["start"]}, *state["log"]], state["seconds"]
 
