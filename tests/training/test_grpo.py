@@ -14,6 +14,7 @@ from recsim_env.errors import EngineError, MissingDependencyError, RecsimError, 
 from recsim_env.lm.backbone import add_lora, load_model, merged_weights, write_model
 from recsim_env.recommenders.conversational import plan_schema
 from recsim_env.recommenders.slate_policy import slate_log_prob
+from recsim_env.records import ChoiceRequest, RequestKey
 from recsim_env.scenario import load_scenario
 from recsim_env.training.grpo import GRPO, GRPOConfig, discounted, rank_advantages
 from recsim_env.training.policy import train_policy
@@ -339,6 +340,29 @@ def test_whoever_writes_has_learned_and_nobody_else(talker, lora_rank):
         torch.testing.assert_close(after[name], weight)
     for name, weight in world_engine._forward.model.state_dict().items():
         assert torch.equal(weight, before[name])
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_vllm_writes_what_has_been_learned(talker, needs_vllm, tmp_path):
+    from recsim_env.engine.vllm import VllmConfig, VllmEngine
+
+    config = VllmConfig(model="builtin", dtype="float32", enforce_eager=True, cpu_cache_gib=1)
+    first = VllmEngine(config)
+    learner = talker({"learning_rate": 0.01}, engine=first, words_temperature=1.5)
+    told = learner.iterate(0)
+    assert told["spread"] > 0
+    learner.policy.write_language(tmp_path / "language")
+    learned = TransformersEngine(TransformersConfig(model=str(tmp_path / "language")))
+    asked = [
+        ChoiceRequest(({"role": "user", "content": f"Film {i}?"},), ("A", "B", "C"), RequestKey(0, i, 0, 0, 0, -1, "x"))
+        for i in range(4)
+    ]
+    ours, theirs, before = learner.policy.engine.choose(asked), learned.choose(asked), first.choose(asked)
+    learner.policy.engine.close()
+    np.testing.assert_allclose(ours, theirs, atol=5e-3)
+    assert np.abs(np.array(ours) - np.array(before)).max() > 1e-3
+    first.close()
 
 
 def test_an_engine_that_cannot_learn_is_refused(talker, make_world):
