@@ -1,4 +1,4 @@
-"""What the benchmarks of trained policies share: their options, and trainings that are kept."""
+"""What the benchmarks of trained policies share: their options, intervals over seeds, and trainings that are kept."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 import _report
+import numpy as np
+from scipy import stats
 
 from recsim_env.scenario import Scenario
 from recsim_env.training.policy import train_policy
@@ -20,6 +22,15 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     made.add_argument("--results", type=Path, default=_report.RESULTS)
     made.add_argument("--quick", action="store_true")
     return made
+
+
+def over_seeds(values: list[float]) -> str:
+    """Mean, and its 95 % interval over seeds where there are several."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return f"{mean:.3f} ± {half:.3f}"
 
 
 def train_once(scenario: Scenario, folder: Path) -> None:

@@ -23,10 +23,12 @@ from typing import Any
 import _report
 import numpy as np
 import pandas as pd
-from _training import parser, train_once
-from scipy import stats
+from _dummy import compare
+from _training import over_seeds, parser, train_once
 
+from recsim_env.build import World
 from recsim_env.experiments.tables import markdown_table
+from recsim_env.recommenders.gym_policy import GymPolicy
 from recsim_env.scenario import Scenario, load_scenario
 from recsim_env.training.curve import plot_curve
 from recsim_env.training.policy import GREEDY
@@ -59,15 +61,6 @@ def trained(policy: str, seed: int, keep: Path, args: argparse.Namespace) -> tup
     return json.loads((folder / "training.json").read_text()), pd.read_parquet(folder / "log.parquet")
 
 
-def over_seeds(values: list[float]) -> str:
-    """Mean, and its 95 % interval over seeds where there are several."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return f"{mean:.3f} ± {half:.3f}"
-
-
 def figure(row: dict[str, Any], column: str) -> float:
     """One figure of a policy on some users."""
     return float(row[column]["mean"] if isinstance(row[column], dict) else row[column])
@@ -90,6 +83,17 @@ def tables(found: dict[str, list[dict[str, Any]]], part: str) -> list[str]:
             lines.append([label, shown[0], over_seeds([100 * share for share in way]) + " %", *shown[1:]])
     head, *rest = lines
     return markdown_table([head, *sorted(rest, key=lambda line: -float(line[1].split(" ")[0]))])
+
+
+def speed(args: argparse.Namespace) -> list[str]:
+    """Pages a second of the batched adapter and of `DummyVecEnv`, one after the other in this process."""
+    scenario = scenario_of("ppo", 0, args)
+    world = World(scenario)
+    policy = world.recommender(scenario.recommenders[0])
+    assert isinstance(policy, GymPolicy)
+    n_users, rounds = (8, 1) if args.quick else (64, 3)
+    lines = compare(world, policy, n_users, 20, rounds)
+    return [f"{n_users} users, 100 candidates, the same observation and network.", "", *markdown_table(lines), ""]
 
 
 def main() -> None:
@@ -132,6 +136,9 @@ def main() -> None:
         "",
         *tables(found, "second_users"),
         "",
+        "## Stable-Baselines3: batched or one environment per user",
+        "",
+        *speed(args),
         *[line for policy in found for line in (f"![Learning curve of {policy}](rl-{policy}.png)", "")],
     ]
     _report.write("rl", "Policies trained on simulated users", "\n".join(body), args.results)

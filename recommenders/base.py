@@ -208,7 +208,7 @@ class ScoringRecommender(Recommender):
         scores = self._at(lanes, raw)
         if self.standardised:
             scores = self._comparable(scores, lanes, allowed)
-        return np.where(allowed, scores + self._wished(obs, lanes), np.float32(-np.inf)), lanes
+        return np.where(allowed, scores + self.wished(obs, lanes), np.float32(-np.inf)), lanes
 
     def _comparable(self, scores: FloatArray, lanes: IntArray, allowed: BoolArray) -> FloatArray:
         """Standardised scores, of log popularity where all are equal."""
@@ -225,7 +225,7 @@ class ScoringRecommender(Recommender):
             return self.scores(obs)
         return self.scores(obs.take(np.arange(BLOCK) % obs.n))[: obs.n]
 
-    def _wished(self, obs: ObservationBatch, lanes: IntArray) -> FloatArray:
+    def wished(self, obs: ObservationBatch, lanes: IntArray) -> FloatArray:
         """What the users' messages add to the scores, float32, broadcastable to (N, M)."""
         asking = np.flatnonzero(obs.message_vector.any(axis=1))
         if self.config.heed == 0 or not asking.size:

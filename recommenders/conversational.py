@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -15,7 +16,16 @@ from recsim_env.interfaces import Config
 from recsim_env.recommenders.base import promise
 from recsim_env.recommenders.llm_base import AskingConfig, AskingRecommender
 from recsim_env.recommenders.text_similarity import TextSimilarity, TextSimilarityConfig
-from recsim_env.records import BoolArray, FloatArray, MessageKind, ObservationBatch, SlateBatch, TextRequest, Texts
+from recsim_env.records import (
+    BoolArray,
+    Completion,
+    FloatArray,
+    MessageKind,
+    ObservationBatch,
+    SlateBatch,
+    TextRequest,
+    Texts,
+)
 
 RULES = (
     "You are a recommender in an app. A user tells you something. You decide which tools answer it and write one "
@@ -65,6 +75,24 @@ class Found:
     answer: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A usable plan, with what was asked and replied."""
+
+    plan: Plan
+    request: TextRequest
+    reply: Completion
+
+
+def plan_schema(categories: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of :class:`Plan`, in which genres are those of the catalogue."""
+    schema = Plan.model_json_schema()
+    if categories:
+        for name in ("more", "less"):
+            schema["properties"][name]["items"] = {"type": "string", "enum": list(categories)}
+    return schema
+
+
 class Conversational(AskingRecommender):
     """Plan-first tool use by a language model (after InteRecAgent, Huang et al., 2023, and iAgent, Xu et al., 2025).
 
@@ -73,22 +101,29 @@ class Conversational(AskingRecommender):
     to, and the answer. Filters cut the catalogue (unless less than two pages of items would stay), search and
     similarity lift scores, the ranker orders. Silent users get the ranker's slate. Items come from the catalogue alone:
     the model names none. It remembers nothing beyond what the observation tells.
+
+    Attributes:
+        plans: Usable plans for the latest observation, by user.
+        word_seed: Seed of its words, where it is not that of its slates.
     """
 
     config_class: ClassVar[type[Config]] = ConversationalConfig
     config: ConversationalConfig
     name = "conversational"
+    word_seed: int | None = None
 
     def _learned(self) -> None:
+        self._schema = plan_schema(self.catalog.categories)
         self._searching = CatalogSearch(self.catalog)
         self._texts = TextSimilarity(TextSimilarityConfig())
         self._texts.learn_texts(self.catalog)
         self._names = {name.casefold(): c for c, name in enumerate(self.catalog.categories)}
         self._found: dict[int, Found] = {}
+        self.plans: dict[int, Asked] = {}
 
     def recommend(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> SlateBatch:
         """Slates, with answers for those who spoke."""
-        self.seed = draws.seed
+        self.seed = draws.seed if self.word_seed is None else self.word_seed
         planned = self._planned(obs, slate_size)
         return super().recommend(planned, slate_size, draws)
 
@@ -103,11 +138,10 @@ class Conversational(AskingRecommender):
     def _planned(self, obs: ObservationBatch, slate_size: int) -> ObservationBatch:
         """The observation with the items that pass the filters as candidates; plans are kept for :meth:`scores`."""
         speaking = _speaking(obs)
-        plans = self._plans(obs, speaking)
+        asked = self._plans(obs, speaking)
+        self.plans = {int(obs.user_index[speaking[i]]): one for i, one in asked.items()}
         self._found = {
-            int(obs.user_index[row]): self._use_tools(plan, obs, row)
-            for row, plan in zip(speaking, plans, strict=True)
-            if plan is not None
+            int(obs.user_index[speaking[i]]): self._use_tools(one.plan, obs, speaking[i]) for i, one in asked.items()
         }
         if not self._found:
             return obs
@@ -141,17 +175,20 @@ class Conversational(AskingRecommender):
             said[row] = found.answer if found else promise(obs.message_vector[row], self.categories)
         return said if any(said) else None
 
-    def _plans(self, obs: ObservationBatch, rows: list[int]) -> list[Plan | None]:
-        """One plan per speaker; None where no usable one came."""
-        plans: list[Plan | None] = [None] * len(rows)
+    def _plans(self, obs: ObservationBatch, rows: list[int]) -> dict[int, Asked]:
+        """The usable plans, by number of the speaker."""
+        found: dict[int, Asked] = {}
         open_ = list(range(len(rows)))
         for attempt in range(self.retries + 1):
             requests = [self._request(obs, rows[i], attempt) for i in open_]
-            for i, reply in zip(open_, self._asked_engine().generate(requests) if open_ else (), strict=True):
-                plans[i] = None if reply.error else _plan(reply.parsed)
-            open_ = [i for i in open_ if plans[i] is None]
+            replies = self._asked_engine().generate(requests) if open_ else []
+            for i, request, reply in zip(open_, requests, replies, strict=True):
+                plan = None if reply.error else _plan(reply.parsed)
+                if plan is not None:
+                    found[i] = Asked(plan, request, reply)
+            open_ = [i for i in open_ if i not in found]
         self._count("plan", len(rows), len(open_))
-        return plans
+        return found
 
     def _request(self, obs: ObservationBatch, row: int, attempt: int) -> TextRequest:
         shown = obs.last_slate[row]
@@ -172,7 +209,7 @@ class Conversational(AskingRecommender):
         messages = ({"role": "system", "content": RULES}, {"role": "user", "content": content})
         sampling = {"temperature": self.config.words_temperature, "max_tokens": self.config.max_tokens}
         purpose = "recommender-plan" + (f"~{attempt}" if attempt else "")
-        return TextRequest(messages, self._key(obs, row, -1, purpose), Plan.model_json_schema(), sampling)
+        return TextRequest(messages, self._key(obs, row, -1, purpose), self._schema, sampling)
 
     def _use_tools(self, plan: Plan, obs: ObservationBatch, row: int) -> Found:
         """Filters, searches and looks for similar titles."""

@@ -183,7 +183,7 @@ class GymPolicy(ScoringRecommender):
     def _allowed_logits(self, obs: ObservationBatch, slate_size: int) -> tuple[FloatArray, IntArray]:
         """Log-odds float32 (N, K, M), -inf where an item must not be shown, and the slots' items."""
         lanes, allowed = allowed_slots(obs, self.n_items, self.config.exclude_seen)
-        odds = self.logits(obs, slate_size) + self._wished(obs, lanes)[:, None, :]
+        odds = self.logits(obs, slate_size) + self.wished(obs, lanes)[:, None, :]
         return np.where(allowed[:, None, :], odds, np.float32(-np.inf)), lanes
 
     def _made(self, features: FloatArray, seed: int) -> GymNet:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -41,7 +42,11 @@ class AskingConfig(ScoringConfig):
 
 
 class AskingRecommender(ScoringRecommender):
-    """A recommender with a ranker inside and an engine beside it; subclasses say what is asked."""
+    """A recommender with a ranker inside and an engine beside it; subclasses say what is asked.
+
+    Attributes:
+        write_language: Writes the language model that a training has changed, into a folder that does not exist yet.
+    """
 
     config_class: ClassVar[type[Config]] = AskingConfig
     config: AskingConfig
@@ -55,6 +60,7 @@ class AskingRecommender(ScoringRecommender):
         self.seed, self.retries, self.limit = 0, 1, 0.05
         self.asked: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.write_language: Callable[[Path], None] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy that asks the same engine."""
@@ -138,11 +144,17 @@ class AskingRecommender(ScoringRecommender):
         return fence("; ".join(self._title(int(item)) for item in items)) if len(items) else "nothing yet"
 
     def save(self, folder: Path) -> None:
-        """Writes configuration, catalogue and ranker."""
+        """Writes configuration, catalogue, ranker, and a language model of its own."""
         super().save(folder)
         write_catalog(folder / "catalog.npz", self.catalog)
         (folder / "ranker").mkdir(exist_ok=True)
         self.ranker.save(folder / "ranker")
+        own = folder / "language"
+        if self.write_language is not None:
+            shutil.rmtree(own, ignore_errors=True)
+            self.write_language(own)
+        elif self.language is not None and self.language != own:
+            shutil.copytree(self.language, own, dirs_exist_ok=True)
 
     @classmethod
     def load(cls, folder: Path, changes: Mapping[str, Any] | None = None) -> Self:
@@ -150,5 +162,6 @@ class AskingRecommender(ScoringRecommender):
         made = super().load(folder, changes)
         made.catalog = read_catalog(folder / "catalog.npz")
         made.ranker = type(made._new_ranker()).load(folder / "ranker")
+        made.language = folder / "language" if (folder / "language").is_dir() else None
         made._learned()
         return made

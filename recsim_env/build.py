@@ -58,6 +58,7 @@ class World:
         self.store: ReplyStore | None = None
         self.on_commit: Callable[[], None] = _nothing
         self.pool: IntArray | None = None
+        self._more_engines: list[Engine] = []
         self._user_class = user_models.get(scenario.users.model, "users.model")
         self._user_config = validate_config(self._user_class.config_class, scenario.users.config, "users")
         if self.needs_engine:
@@ -134,6 +135,22 @@ class World:
             return engine
         return RecordingEngine(engine, self.store, on_commit=self.on_commit)
 
+    def _own_engine(self, folder: Path) -> Engine:
+        """An engine of the scenario's kind with another model; its replies are kept likewise.
+
+        Raises:
+            ScenarioError: If the scenario's engine cannot load models from folders.
+        """
+        kind, config = self._engine_class_and_config()
+        if self.scenario.engine.name not in ("transformers", "vllm"):
+            raise ScenarioError(
+                f"{folder} holds a language model of the recommender's own, and engine {self.scenario.engine.name!r} "
+                "loads none. Take --engine transformers or --engine vllm."
+            )
+        engine: Engine = kind(config.model_copy(update={"model": str(folder), "revision": ""}))
+        self._more_engines.append(engine)
+        return engine if self.store is None else RecordingEngine(engine, self.store, on_commit=self.on_commit)
+
     @cached_property
     def embedder(self) -> Embedder:
         """What turns texts into vectors."""
@@ -186,9 +203,11 @@ class World:
         }
 
     def close(self) -> None:
-        """Frees the engine, if one was made."""
+        """Frees the engines that were made."""
         if "engine" in self.__dict__:
             self.engine.close()
+        for engine in self._more_engines:
+            engine.close()
 
     @cached_property
     def retriever(self) -> Recommender:
@@ -286,8 +305,9 @@ class World:
     def equip(self, plugin: UserModel | Recommender) -> None:
         """Gives users or a recommender the scenario's engine, if they need one."""
         if plugin.needs_engine:
-            section = self.scenario.engine
-            plugin.attach(self.engine, self.embedder, section.retries, section.max_failure_share)
+            section, own = self.scenario.engine, plugin.language if isinstance(plugin, Recommender) else None
+            engine = self.engine if own is None else self._own_engine(own)
+            plugin.attach(engine, self.embedder, section.retries, section.max_failure_share)
 
     def _saved_recommender(self, section: RecommenderSection, path: Path) -> Recommender:
         kind: Any = recommenders.get(section.name, "recommender.name")

@@ -51,11 +51,10 @@ class Calendar:
         For sessions after the first, ask only for users who had the one before.
         """
         s = self.section
-        satisfaction = self.satisfaction[rows]
-        first = 1.0 / (1.0 + np.exp(-(self._log_odds[rows] + s.loyalty * satisfaction)))
+        first = self._p_open(rows)
         if s.first_day_all:
             first = np.where(np.asarray(day) == self.joined[rows], 1.0, first)
-        later = s.again * np.clip(1.0 + satisfaction, 0.0, 1.0)
+        later = s.again * np.clip(1.0 + self.satisfaction[rows], 0.0, 1.0)
         chance = np.where(np.asarray(session) == 0, first, later)
         return np.asarray((self._luck("open", rows, day, session) < chance) & ~self.churned[rows])
 
@@ -75,11 +74,21 @@ class Calendar:
         """
         s = self.section
         self.satisfaction[rows] = s.memory * self.satisfaction[rows] + (1.0 - s.memory) * mood
-        if s.churn in (0.0, 1.0):
-            chance = np.full(len(rows), s.churn)
-        else:
-            log_odds = np.log(s.churn / (1.0 - s.churn)) - s.churn_slope * self.satisfaction[rows]
-            chance = 1.0 / (1.0 + np.exp(-log_odds))
-        stops = self._luck("churn", rows, day, session) < chance
+        stops = self._luck("churn", rows, day, session) < self._p_stop(rows)
         self.churned[rows] |= stops
         return np.asarray(stops)
+
+    def p_return(self, rows: IntArray) -> FloatArray:
+        """Probability, before any luck, that users whose session has just ended open the app on the next day, (n,)."""
+        return (1.0 - self._p_stop(rows)) * self._p_open(rows)
+
+    def _p_open(self, rows: IntArray) -> FloatArray:
+        odds = self._log_odds[rows] + self.section.loyalty * self.satisfaction[rows]
+        return np.asarray(1.0 / (1.0 + np.exp(-odds)))
+
+    def _p_stop(self, rows: IntArray) -> FloatArray:
+        s = self.section
+        if s.churn in (0.0, 1.0):
+            return np.full(len(rows), s.churn)
+        log_odds = np.log(s.churn / (1.0 - s.churn)) - s.churn_slope * self.satisfaction[rows]
+        return np.asarray(1.0 / (1.0 + np.exp(-log_odds)))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from recsim_env.draws import Draws
 from recsim_env.engine.base import EngineUsage
-from recsim_env.errors import ContractError, ScenarioError
+from recsim_env.errors import ContractError, EngineError, ScenarioError
 from recsim_env.graphs import Graph
 from recsim_env.manifest import content_hash
 from recsim_env.records import (
@@ -58,6 +58,9 @@ class Recommender(ABC):
 
     version: str = "0"
     """Changes whenever the policy is trained again; logged with every turn."""
+
+    language: Path | None = None
+    """Folder of a language model of its own, which a training left; None asks the scenario's."""
 
     catalog_hash: str = ""
     """Hash of the item ids that it was fitted on; "" where it does not keep one. A saved one serves no other items."""
@@ -328,6 +331,16 @@ class Engine(ABC):
         Raises:
             EngineError: If the engine cannot answer.
         """
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Gives the model other weights, tensors by the names that the package transformers has for them.
+
+        Raises:
+            EngineError: If the engine cannot; a model that is trained while it speaks needs one that can.
+        """
+        raise EngineError(
+            f"{type(self).__name__} cannot be given other weights. Train with engine 'transformers' or 'vllm'."
+        )
 
     @abstractmethod
     def close(self) -> None:

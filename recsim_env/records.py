@@ -447,7 +447,11 @@ class TextRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An engine's reply to a :class:`TextRequest`; ``error`` names what went wrong, the raw text is kept."""
+    """An engine's reply to a :class:`TextRequest`; ``error`` names what went wrong, the raw text is kept.
+
+    ``token_ids`` is for whoever trains the model that wrote; engines that do not know the tokens, and stored replies,
+    have none.
+    """
 
     text: str
     parsed: Any = None
@@ -455,6 +459,7 @@ class Completion:
     prompt_tokens: int = 0
     tokens: int = 0
     error: str | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 def _pick(texts: Texts, rows: IntArray | slice) -> Texts:

@@ -113,6 +113,8 @@ learners: Registry[Any] = Registry(
     {
         "slate-pg": "recsim_env.training.policy_gradient:SlatePolicyGradient",
         "slateq": "recsim_env.training.slateq:SlateQLearner",
+        "rsllm": "recsim_env.training.grpo:GRPO",
+        "conversational": "recsim_env.training.grpo:GRPO",
         "ppo": "recsim_env.training.sb3:PPOLearner",
         "a2c": "recsim_env.training.sb3:A2CLearner",
         "dqn": "recsim_env.training.sb3:DQNLearner",

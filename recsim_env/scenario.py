@@ -266,6 +266,8 @@ class TrainingSection(OpenSection):
     """Iterations between two measurements on training users; the best weights are kept."""
     evaluate_users: int = Field(default=200, ge=1)
     """Users of such a measurement."""
+    tensorboard: bool = False
+    """Writes the log as TensorBoard's events too, into the folder ``tensorboard`` beside it."""
     second_users: UsersSection | None = None
     """Other users, never trained on, on whom the policies are compared too: what was learned of the simulator's
     mathematics instead of people shows there."""

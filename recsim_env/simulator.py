@@ -46,6 +46,8 @@ class Outcome:
         left: bool (N,), the session is over.
         churned: bool (N,), the user stopped for good with this session.
         mood: float32 (N,), mean mood of the session so far.
+        p_return: float32 (N,), probability that the user opens the app on the next day, where the session is over,
+            else NaN; hidden like ``trace``.
     """
 
     feedback: Feedback
@@ -55,6 +57,7 @@ class Outcome:
     left: BoolArray
     churned: BoolArray
     mood: FloatArray
+    p_return: FloatArray
 
 
 class Simulator:
@@ -160,11 +163,12 @@ class Simulator:
         mood = self._mood[rows]  # mean over the session's pages so far
         mood += np.divide(trace.mindset_after[:, 0] - mood, obs.turn + 1, dtype=np.float32)
         self._mood[rows] = mood
-        churned = np.zeros(obs.n, np.bool_)
+        churned, p_return = np.zeros(obs.n, np.bool_), np.full(obs.n, np.nan, np.float32)
         ends = np.flatnonzero(left)
         if ends.size:
             churned[ends] = self.calendar.close(rows[ends], obs.day[ends], obs.session[ends], mood[ends])
-        return Outcome(feedback, trace, reward, item_reward, left, churned, mood)
+            p_return[ends] = self.calendar.p_return(rows[ends])
+        return Outcome(feedback, trace, reward, item_reward, left, churned, mood, p_return)
 
 
 def _overwrite(slate: SlateBatch, rows: IntArray, found: SlateBatch) -> SlateBatch:

@@ -19,7 +19,7 @@ from recsim_env.errors import ContractError, ScenarioError
 from recsim_env.page import page_text
 from recsim_env.records import BoolArray, Feedback, FloatArray, IntArray, ObservationBatch, SlateBatch
 from recsim_env.scenario import Scenario, load_scenario
-from recsim_env.simulator import Simulator
+from recsim_env.simulator import Outcome, Simulator
 from recsim_env.slots import choose_items
 from recsim_env.spaces import Observation, Observer, action_space
 
@@ -47,6 +47,8 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         observation_batch: What a recommender may see now, in the order of the slots. With
             :func:`recsim_env.slots.slots_of` a recommender's slate becomes an action.
         last_page: Observation, slate and feedback of the last step, for ``Recommender.observe``; None after a reset.
+        last_outcome: All that the last step led to, hidden things too: for rewards of a training and for analysis,
+            never for a policy. None after a reset.
         final_batch: The slots whose episodes the last step ended, int (E,), and what a recommender would have seen next
             of their users; None where none ended.
         item_features: float32 (I, C + 2), see :func:`recsim_env.data.features.item_features`.
@@ -82,6 +84,7 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.last_page: tuple[ObservationBatch, SlateBatch, Feedback] | None = None
+        self.last_outcome: Outcome | None = None
         self.final_batch: tuple[IntArray, ObservationBatch] | None = None
         self._propensity: FloatArray | None = None
         self._episodes: Episodes | None = None
@@ -124,7 +127,7 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         if users is not None:
             self._episodes.line_up(users)
         self._begin(np.arange(self.num_envs))
-        self.last_page = self.final_batch = self._propensity = None
+        self.last_page = self.last_outcome = self.final_batch = self._propensity = None
         self.observation_batch = self.simulator.observe(self._episodes.rows)
         return self._observer.encode(self.observation_batch), self._who(self.observation_batch)
 
@@ -143,7 +146,7 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
         items, replaced = choose_items(slots, obs.candidates, self.catalog.n_items)
         slate = self._slate(items, replaced)
         outcome = episodes.simulator.react(obs, slate)
-        self.last_page = obs, slate, outcome.feedback
+        self.last_page, self.last_outcome = (obs, slate, outcome.feedback), outcome
         self._observer.add(obs.user_index, slate, outcome.feedback)
         terminated, truncated = episodes.go_on(obs, outcome)
         page = {

@@ -67,8 +67,8 @@ THROUGH_THE_REGISTRY = {"simulator", "calendar", "spaces", "env", "vector_env", 
 
 ONLY_IMPORTERS = {
     "mesa": {"recsim_env.population"},
-    "vllm": {"recsim_env.engine.vllm", "recsim_env.training.grpo"},
-    "trl": {"recsim_env.training.grpo"},
+    "vllm": {"recsim_env.engine.vllm"},
+    "trl": {"recsim_env.training.grpo_trainer"},
 }
 
 
@@ -176,7 +176,7 @@ ALLOWED = {"Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", 
 # vLLM and Stable-Baselines3 seed the global generators; what calls them puts these back as they were.
 RESTORED = {
     "recsim_env.engine.vllm": {"set_state", "setstate"},
-    "recsim_env.training.sb3": {"set_state", "setstate"},
+    "recsim_env.training.luck": {"seed", "set_state", "setstate"},
 }
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle"}
 

@@ -43,11 +43,17 @@ def user_vectors(
     """Unit vectors of users by their histories, v_U, float32 (N, d); one pass each, zeros without a history."""
     found = np.zeros((len(rows), model.placeholder.shape[0]), np.float32)
     for part, width in _alike(lexicon, rows, text):
-        prompts = lay_out(lexicon, [rows[i] for i in part], lexicon.user, text, width).to(model.device)
-        pooled = pool(model(prompts), prompts, pooling).history
-        last = pooled[torch.arange(len(part)), prompts.n_items - 1]
-        found[part] = functional.normalize(last, dim=-1).cpu().numpy()
+        found[part] = user_states(model, lexicon, [rows[i] for i in part], text, pooling, width).cpu().numpy()
     return found
+
+
+def user_states(
+    model: UnifiedModel, lexicon: Lexicon, rows: Sequence[IntArray], text: bool, pooling: str, width: int = 0
+) -> Tensor:
+    """Unit vectors of users who have a history, float (N, d), with gradients; one pass for all."""
+    prompts = lay_out(lexicon, rows, lexicon.user, text, width).to(model.device)
+    pooled = pool(model(prompts), prompts, pooling).history
+    return functional.normalize(pooled[torch.arange(len(rows)), prompts.n_items - 1], dim=-1)
 
 
 def _alike(lexicon: Lexicon, rows: Sequence[IntArray], text: bool) -> Iterator[tuple[IntArray, int]]:

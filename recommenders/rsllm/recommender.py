@@ -197,7 +197,7 @@ class RSLLM(TrainedRecommender):
         weight = self.config.fusion_weight
         if weight is None and len(targets):
             items, _ = past.last(max(self.config.history, self.config.sasrec.max_length), self.n_items)
-            conventional, towers = self._parts(items)
+            conventional, towers = self.conventional(items), log_softmax(self.towers(items))
             found = [mean_ndcg(conventional + w * towers, past, targets) for w in WEIGHTS]
             weight = WEIGHTS[int(np.argmax(found))]
         self.fusion_weight = 1.0 if weight is None else weight
@@ -217,20 +217,20 @@ class RSLLM(TrainedRecommender):
             found[start:stop] = (block @ self.item_vectors.T)[: stop - start] / tau
         return found
 
-    def _parts(self, history: IntArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Log-probabilities of SASRec and of the towers, each float32 (N, I), out of histories (N, L)."""
+    def conventional(self, history: IntArray) -> NDArray[np.float32]:
+        """Log-probabilities of SASRec, float32 (N, I), out of histories (N, L)."""
         n = len(history)
-        conventional = np.empty((n, self.n_items), np.float32)
+        found = np.empty((n, self.n_items), np.float32)
         for start in range(0, n, rank.ROWS):
             stop = min(start + rank.ROWS, n)
             block = history[(start + np.arange(rank.ROWS)) % n, -self.config.sasrec.max_length :]
-            conventional[start:stop] = self.sasrec._scores(block)[: stop - start]
-        return log_softmax(conventional), log_softmax(self.towers(history))
+            found[start:stop] = self.sasrec._scores(block)[: stop - start]
+        return log_softmax(found)
 
     def scores(self, obs: ObservationBatch) -> FloatArray:
         """Fused log-probabilities, float32 (N, I), up to a constant of the user; all 0 without a history."""
-        conventional, towers = self._parts(obs.history)
-        found = conventional + np.float32(self.fusion_weight) * towers
+        towers = log_softmax(self.towers(obs.history))
+        found = self.conventional(obs.history) + np.float32(self.fusion_weight) * towers
         found[(obs.history == self.n_items).all(axis=1)] = 0.0
         return found
 

@@ -245,3 +245,10 @@ def cannot_load(model: str, error: Exception) -> EngineError:
         f"Cannot load the model {model!r} (engine.model): {reason} {where}. Give the path of a Hugging Face folder, "
         f"the name of a model on the hub that this machine can reach, or {BUILTIN!r}, the package's own."
     )
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a reply of a model of the package transformers."""
+    stated = model.generation_config.eos_token_id
+    listed = stated if isinstance(stated, list) else [stated]
+    return sorted({int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None})

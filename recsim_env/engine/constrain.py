@@ -6,11 +6,12 @@ Source: Dong et al., "XGrammar: Flexible and Efficient Structured Generation Eng
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -41,6 +42,21 @@ class Grammars:
         if text not in self._compiled:
             self._compiled[text] = self._compiler.compile_json_schema(text, any_whitespace=False)
         return self._xgrammar.GrammarMatcher(self._compiled[text])
+
+    def allowed(self, schema: Mapping[str, Any], tokens: Sequence[int]) -> Tensor:
+        """Which tokens could have come at each place of a reply, bool (w, vocabulary).
+
+        Args:
+            schema: What the reply fits.
+            tokens: The w tokens of the reply.
+        """
+        matcher = self.matcher(schema)
+        mask = self._xgrammar.allocate_token_bitmask(len(tokens), self.vocabulary)
+        for place, token in enumerate(tokens):
+            matcher.fill_next_token_bitmask(mask, place)
+            matcher.accept_token(token)
+        bits = (mask[:, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
+        return bits.flatten(1)[:, : self.vocabulary].bool()
 
     def restrict(self, logits: Tensor, matchers: list[Any]) -> None:
         """Sets the logits of tokens that cannot come next to minus infinity, in place.

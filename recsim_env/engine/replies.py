@@ -175,7 +175,7 @@ class RecordingEngine(Engine):
 
     def generate(self, requests: Sequence[TextRequest]) -> list[Completion]:
         """Completions, stored or asked."""
-        return [Completion(**reply) for reply in self._answer(requests, self.engine.generate, asdict)]
+        return [Completion(**reply) for reply in self._answer(requests, self.engine.generate, _packed)]
 
     def close(self) -> None:
         """Closes the engine; the store belongs to whoever opened it."""
@@ -254,6 +254,13 @@ class _Nobody(Engine):
 
     def close(self) -> None:
         return None
+
+
+def _packed(completion: Completion) -> dict[str, Any]:
+    """A completion as it is stored: its tokens are of use only to whoever trains."""
+    plain = asdict(completion)
+    del plain["token_ids"]
+    return plain
 
 
 def stored_slate(

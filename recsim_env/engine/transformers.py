@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from recsim_env.engine.base import (
     log_normalise,
     revision_of,
     sampling_of,
+    stop_tokens,
 )
 from recsim_env.engine.prefixes import Forward, Past, chunks, common_prefix, groups_of
 from recsim_env.engine.structured import read_reply
@@ -76,7 +77,7 @@ class TransformersEngine(Engine):
         except (OSError, ValueError) as error:
             raise cannot_load(config.model, error) from None
         self._limit = config.max_model_len or int(getattr(loaded.config, "max_position_embeddings", 4096))
-        self._stop = _stop_tokens(loaded, self.chat.tokenizer)
+        self._stop = stop_tokens(loaded, self.chat.tokenizer)
         self._vocabulary = int(loaded.get_output_embeddings().weight.shape[0])
         self._forward: Forward | None = Forward(loaded.to(device).eval(), self._stop[0])
         self._root: tuple[tuple[int, ...], Past] | None = None
@@ -112,6 +113,11 @@ class TransformersEngine(Engine):
         self.usage.requests["generate"] += len(requests)
         self.usage.seconds += time.perf_counter() - start
         return [found[i] for i in range(len(requests))]
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Gives the model other weights."""
+        self._loaded().model.load_state_dict(weights)
+        self._root = None  # computed with the old ones
 
     def close(self) -> None:
         """Frees the model."""
@@ -229,17 +235,11 @@ class TransformersEngine(Engine):
         if kind:
             self.usage.failures[kind] += 1
         self.usage.generated_tokens += len(ids)
-        return Completion(text, parsed, reason, n_prompt, len(ids), error)
+        return Completion(text, parsed, reason, n_prompt, len(ids), error, tuple(ids))
 
     def _loaded(self) -> Forward:
         assert self._forward is not None, "the engine is closed"
         return self._forward
-
-
-def _stop_tokens(model: Any, tokenizer: Any) -> list[int]:
-    stated = model.generation_config.eos_token_id
-    listed = stated if isinstance(stated, list) else [stated]
-    return sorted({int(token) for token in [*listed, tokenizer.eos_token_id] if token is not None})
 
 
 def _draw(logits: Tensor, keys: list[RequestKey], sampling: list[Sampling], position: int) -> list[int]:

@@ -8,7 +8,7 @@ import random
 import re
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -128,6 +128,12 @@ class VllmEngine(Engine):
         self.usage.seconds += time.perf_counter() - start
         return found
 
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Gives the model other weights, in the names of the package transformers."""
+        assert self._llm is not None, "the engine is closed"
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
+        self._llm.reset_prefix_cache()  # computed with the old ones
+
     def close(self) -> None:
         """Stops vLLM and frees its memory, so that another engine can be made in this process."""
         if self._llm is None:
@@ -177,7 +183,9 @@ class VllmEngine(Engine):
         if kind:
             self.usage.failures[kind] += 1
         self.usage.generated_tokens += len(output.token_ids)
-        return Completion(output.text, parsed, reason, len(reply.prompt_token_ids), len(output.token_ids), error)
+        stop = self.chat.tokenizer.eos_token_id
+        ids = tuple(i for i in output.token_ids if i != stop)
+        return Completion(output.text, parsed, reason, len(reply.prompt_token_ids), len(output.token_ids), error, ids)
 
 
 def require_vllm() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,6 +116,29 @@ def add_lora(model: Any, rank: int, seed: int) -> Any:
         return peft.get_peft_model(
             model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
         )
+
+
+def merged_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights as they would be without LoRA, to which LoRA's are added, detached and by their usual names."""
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    found: dict[str, torch.Tensor] = {}
+    for name, weight in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        own, base, rest = name.partition(".base_layer")
+        layer: Any = layers.get(own)
+        delta = sum(layer.get_delta_weight(a) for a in layer.active_adapters) if base and rest == ".weight" else 0.0
+        found[own + rest] = (weight + delta).detach() if base else weight.detach()
+    return found
+
+
+def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes a model, LoRA's weights merged, and its tokenizer so that every engine can load them."""
+    plain = type(model)(model.config)
+    plain.load_state_dict(merged_weights(model))
+    plain.to(model.dtype).save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -58,6 +58,15 @@ class Learner(ABC):
         """One iteration: serve users, learn. Figures for the log, by name."""
 
     @property
+    def pages(self) -> int:
+        """Pages that an iteration serves, at most."""
+        return self.training.num_envs * self.training.turns
+
+    def restored(self) -> None:
+        """Called when :attr:`module` was given other weights: for learners that keep copies elsewhere."""
+        return None
+
+    @property
     def offline(self) -> bool:
         """Whether it serves nobody while it learns; then its last weights are kept, and measurements only shown."""
         return False

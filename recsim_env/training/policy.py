@@ -27,6 +27,7 @@ from recsim_env.lm.checkpoint import Checkpoint
 from recsim_env.records import IntArray
 from recsim_env.registry import learners
 from recsim_env.scenario import RecommenderSection, Scenario, validate_config
+from recsim_env.training.board import Board
 from recsim_env.training.curve import plot_curve
 from recsim_env.training.experience import Episodes, Shows, of, play, seed_of
 from recsim_env.training.learner import Learner
@@ -90,10 +91,11 @@ def train_policy(
         users = world.of(known)
         env = RecSimVectorEnv(world=users, num_envs=scenario.training.num_envs)
         learner: Learner = kind(policy, env, scenario.training, config, Draws(scenario.seed))
+        board = Board(out / "tensorboard") if scenario.training.tensorboard else None
         if not start.exists():  # only now: whoever cannot learn leaves no folder behind
             start.mkdir(parents=True)
             policy.save(start)
-        loop = _Loop(learner, users, scenario, checkpoint, on_progress)
+        loop = _Loop(learner, users, scenario, checkpoint, on_progress, board)
         log, seconds = loop.run(resume)
         policy.version = str(int(policy.version) + 1)
         on_progress(loop.progress("Comparing on held-out users"))
@@ -103,7 +105,7 @@ def train_policy(
             "settings": policy.config.model_dump(mode="json"),
             "scenario": scenario.flat(),
             "iterations": len(log) - 1,
-            "user_turns": (len(log) - 1) * scenario.training.num_envs * scenario.training.turns,
+            "user_turns": (len(log) - 1) * learner.pages,
             "seconds": round(seconds, 1),
             "users": {"training": len(known), "held out": len(held)},
             **compare(world, section, policy, _saved(world, section, start), held),
@@ -159,8 +161,9 @@ class _Loop:
 
     def __init__(
         self, learner: Learner, world: World, scenario: Scenario, checkpoint: Checkpoint,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[Progress], None], board: Board | None,
     ) -> None:  # fmt: skip
+        self._board = board
         self.learner, self.training, self.checkpoint, self.tell = learner, scenario.training, checkpoint, on_progress
         people = world.dataset.n_users if world.pool is None else len(world.pool)
         self._env = RecSimVectorEnv(world=world, num_envs=min(self.training.evaluate_users, people))
@@ -175,6 +178,7 @@ class _Loop:
             weights, best, optimizer, self._state = self.checkpoint.load(state["settings"])
             state = self._state
             module.load_state_dict(weights)
+            learner.restored()
             learner.optimizer.load_state_dict(optimizer)
         begun = time.perf_counter() - state["seconds"]
         if not state["log"]:
@@ -193,15 +197,18 @@ class _Loop:
             state["log"].append(
                 {
                     "iteration": number + 1,
-                    "user_turns": (number + 1) * self.training.num_envs * self.training.turns,
+                    "user_turns": (number + 1) * learner.pages,
                     "seconds": round(state["seconds"], 2),
                     "evaluation": evaluation,
                     **told,
                 }
             )
+            if self._board is not None:
+                self._board.add(state["log"][-1])
             self._save(best)
             self.tell(self.progress("Training"))
         module.load_state_dict(best)
+        learner.restored()
         learner.settle(self._measure)
         return [{"iteration": 0, "user_turns": 0, "evaluation": state["start"]}, *state["log"]], state["seconds"]
 

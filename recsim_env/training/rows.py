@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.draws import Draws
+from recsim_env.recommenders.base import ScoringRecommender
 from recsim_env.recommenders.candidates import allowed_slots
 from recsim_env.recommenders.slate_policy import SlatePolicyNetwork
 from recsim_env.records import BoolArray, ObservationBatch
@@ -47,7 +48,7 @@ def read(policy: SlatePolicyNetwork, pages: Sequence[Page | LoggedPages]) -> tup
     return history, context, last
 
 
-def allowed_items(obs: ObservationBatch, policy: SlatePolicyNetwork) -> BoolArray:
+def allowed_items(obs: ObservationBatch, policy: ScoringRecommender) -> BoolArray:
     """Which items the policy may show, bool (N, I)."""
     lanes, allowed = allowed_slots(obs, policy.n_items, policy.config.exclude_seen)
     if lanes.ndim == 1:

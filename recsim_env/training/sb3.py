@@ -9,16 +9,12 @@ network as the iteration began.
 
 from __future__ import annotations
 
-import random
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -29,6 +25,7 @@ from recsim_env.recommenders.gym_policy import GymPolicy
 from recsim_env.scenario import TrainingSection
 from recsim_env.training.experience import seed_of
 from recsim_env.training.learner import Learner, LearnerConfig
+from recsim_env.training.luck import seeded
 from recsim_env.vector_env import RecSimVectorEnv
 
 INSTALL = 'pip install "recsim-env[rl]"'
@@ -138,7 +135,7 @@ class SB3Learner(Learner):
         from recsim_env.training.sb3_env import BatchedVecEnv
 
         self.venv = BatchedVecEnv(env, policy.inputs, policy.config.exclude_seen)
-        with _seeded(seed_of(draws, "critic", 0)), warnings.catch_warnings():
+        with seeded(seed_of(draws, "critic", 0)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="stable_baselines3")
             warnings.filterwarnings("ignore", category=UserWarning, module="sb3_contrib")
             self.model = self._made()
@@ -149,16 +146,11 @@ class SB3Learner(Learner):
     def _made(self) -> Any:
         """The algorithm."""
 
-    @property
-    def pages(self) -> int:
-        """Pages of an iteration."""
-        return self.training.turns * self.venv.num_envs
-
     def iterate(self, iteration: int) -> dict[str, float]:
         """Serves ``num_envs`` users for ``turns`` pages and learns from them."""
         seed = seed_of(self.draws, "iteration", iteration)
         self.venv.seed(seed)
-        with _seeded(seed):
+        with seeded(seed):
             self._prepare(iteration)
             self.model.learn(self.pages, log_interval=None)
         told = {name.removeprefix("train/"): float(v) for name, v in self.model.logger.name_to_value.items()}
@@ -284,18 +276,3 @@ def _require(name: str) -> None:
     for module, package in (("stable_baselines3", "stable-baselines3"), ("sb3_contrib", "sb3-contrib")):
         if find_spec(module) is None:
             raise MissingDependencyError(f"learner {name!r}", package, INSTALL)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators of Python, NumPy and torch, and puts them back as they were."""
-    from stable_baselines3.common.utils import set_random_seed
-
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
-        set_random_seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from recsim_env.build import World
-from recsim_env.errors import RunFolderError, ScenarioError, UnknownNameError
+from recsim_env.errors import MissingDependencyError, RunFolderError, ScenarioError, UnknownNameError
 from recsim_env.runner import run_scenario
 from recsim_env.scenario import load_scenario
 from recsim_env.training.policy import GREEDY, START, held_out_users, train_policy
@@ -56,6 +56,23 @@ def test_the_folder_and_the_comparison(trained):
     assert (out / "curve.png").stat().st_size > 10_000
     assert not (out / "checkpoint").exists()
     assert [p.iteration for p in seen if p.label == "Training"] == [1, 2, 3, 4]
+
+
+def test_the_log_as_events(trained, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out, _, _ = trained
+    train_policy(small("training.tensorboard=true"), tmp_path / "out")
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    log = pd.read_parquet(out / "log.parquet").iloc[1:]
+    for name in ("reward_per_page", "evaluation"):
+        known = log[log[name].notna()]
+        shown = events.Scalars(name)
+        assert [e.step for e in shown] == known["iteration"].tolist()
+        np.testing.assert_allclose([e.value for e in shown], known[name], rtol=1e-5)
+    monkeypatch.setattr("recsim_env.training.board.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="tensorboard"):
+        train_policy(small("training.tensorboard=true"), tmp_path / "other")
 
 
 def test_it_serves_like_any_recommender(trained, tmp_path):
