@@ -22,7 +22,7 @@ from scipy.stats import kendalltau
 from recsim_env import manifest as facts
 from recsim_env.build import World
 from recsim_env.draws import Draws
-from recsim_env.errors import RunFolderError, ScenarioError
+from recsim_env.errors import ScenarioError
 from recsim_env.evaluation.bootstrap import N_REPLICATES, ratios, resampled_counts
 from recsim_env.evaluation.cells import RATIOS, WEEK
 from recsim_env.evaluation.ope.turns import ONE_TURN
@@ -31,12 +31,13 @@ from recsim_env.evaluation.summary import evaluate
 from recsim_env.experiments.ope.report import RESULT as OPE_RESULT
 from recsim_env.experiments.ope.study import Plan as OpePlan
 from recsim_env.experiments.ope.study import run_ope
+from recsim_env.experiments.runs import complete, refuse_another
 from recsim_env.experiments.tables import markdown_table
 from recsim_env.plots import save_in
 from recsim_env.records import FloatArray
 from recsim_env.registry import user_models
 from recsim_env.rundir import RunFolder, load_measurement, load_run, measurement_folder
-from recsim_env.runner import Progress, run_scenario
+from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -131,14 +132,14 @@ def run_agreement(
     asked = {model: _with_users(scenario, model, plan) for model in plan.users}
     path = measurement_folder(out, RESULT, "agreement")
     for model in plan.users:
-        _refuse_another(path / model, asked[model])
+        refuse_another(path / model, asked[model])
     begun = time.perf_counter()
     with RunFolder(path) as folder:
         folder.write_json(RESULT, {"schema": 1, "status": "running"})
         measures: list[Measure] = [_offline(scenario)]
         estimated: list[Measure] = []
         for model in plan.users:
-            measures += _on_policy(_run(asked[model], path / model, on_progress), model, titles)
+            measures += _on_policy(complete(asked[model], path / model, on_progress), model, titles)
             if plan.ope is not None and not estimated:  # before slower users are simulated: --ope may be wrong
                 estimated = [_off_policy(path, plan, titles, measures[1])]
         measures += estimated
@@ -169,22 +170,6 @@ def _offline(scenario: Scenario) -> Measure:
     table = np.stack(values, axis=1)
     ones = np.ones_like(table)
     return Measure("offline nDCG@10", ratios(table, ones), ratios(table, ones, resampled_counts(len(table))))
-
-
-def _run(scenario: Scenario, path: Path, on_progress: Callable[[Progress], None]) -> Path:
-    """The on-policy run of one user model; goes on where it was stopped."""
-    if path.exists() and load_run(path).manifest["status"] == "complete":
-        return path
-    return run_scenario(scenario, path, (), path.exists(), on_progress)
-
-
-def _refuse_another(path: Path, scenario: Scenario) -> None:
-    """Refuses the run of another scenario, whose figures would be told as this one's."""
-    if path.exists() and load_run(path).manifest["fingerprint"]["scenario"] != scenario.fingerprint():
-        raise RunFolderError(
-            f"{path} holds a run of another scenario (see {path / 'scenario.yaml'}). Ask for the same users, days, "
-            "recommenders and settings as then, or choose another folder with --out."
-        )
 
 
 def _with_users(scenario: Scenario, model: str, plan: Plan) -> Scenario:

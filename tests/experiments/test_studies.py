@@ -156,7 +156,7 @@ def test_the_command_from_end_to_end(tmp_path):
     assert len(run.population) == 6
     refused = command(*words, "--set=days=7")
     assert refused.returncode == 2
-    assert "other settings" in refused.stderr
+    assert "another scenario" in refused.stderr
 
 
 def test_studies_are_listed():

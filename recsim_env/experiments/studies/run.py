@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,13 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsim_env import manifest as facts
-from recsim_env.errors import RunFolderError
+from recsim_env.experiments.runs import complete, refuse_another
 from recsim_env.experiments.studies.base import Arm, Measured, Study
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.results import markdown, plain, summary
 from recsim_env.plots import save_in
 from recsim_env.rundir import RunFolder, load_run, measurement_folder
-from recsim_env.runner import Progress, run_scenario
+from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario, load_scenario
 
 RESULT = "study.json"
@@ -55,14 +54,14 @@ def run_study(
     path = measurement_folder(out, RESULT, f"study-{study.name}")
     places = {(arm, seed): path / "runs" / arm / f"seed{seed}" for arm, seed in asked}
     for cell, scenario in asked.items():
-        _refuse_another(places[cell], scenario)
+        refuse_another(places[cell], scenario)
     clock = _Clock(on_progress, len(asked))
     with RunFolder(path) as folder:
         folder.write_json(RESULT, {"schema": 1, "study": study.name, "status": "running"})
         measured: dict[str, list[Measured]] = {arm.name: [] for arm in study.arms}
         for number, (cell, scenario) in enumerate(asked.items()):
             clock.start(number, f"{cell[0]}, seed {cell[1]}")
-            measured[cell[0]].append(study.measure(load_run(_run(scenario, places[cell], clock.tick))))
+            measured[cell[0]].append(study.measure(load_run(complete(scenario, places[cell], clock.tick))))
         record = {
             "schema": 1,
             "study": study.name,
@@ -86,26 +85,6 @@ def run_study(
 
 def _scenario(study: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Scenario:
     return load_scenario(study.scenario, [*overrides, *arm.overrides, f"seed={seed}", "replications=1"])
-
-
-def _run(scenario: Scenario, path: Path, on_progress: Callable[[Progress], None]) -> Path:
-    """One run; goes on where it was stopped."""
-    begun = (path / "manifest.json").exists()
-    if path.exists() and not begun:  # killed before it had written its head: nothing is committed
-        shutil.rmtree(path)
-    if begun and load_run(path).manifest["status"] == "complete":
-        return path
-    return run_scenario(scenario, path, (), begun, on_progress)
-
-
-def _refuse_another(path: Path, scenario: Scenario) -> None:
-    """Refuses the run of another scenario, whose figures would be told as this one's."""
-    known = (path / "manifest.json").exists()
-    if known and load_run(path).manifest["fingerprint"]["scenario"] != scenario.fingerprint():
-        raise RunFolderError(
-            f"{path} holds a run of other settings (see {path / 'scenario.yaml'}). Give the same --set as then, or "
-            "choose another folder with --out."
-        )
 
 
 class _Clock:
