@@ -168,11 +168,11 @@ def main() -> None:
         "by seed. Training sees the probability of a click as the simulator knows it; what stands here are clicks. "
         "The policies were chosen, and their temperatures, on training users.",
         "",
-        f"## RSLLM ({backbone}), {args.seeds} seeds",
+        f"## RSLLM ({backbone}), seeds 0 to {args.seeds - 1}",
         "",
         *section(found, others),
         *[line for name in ALGORITHMS for line in (f"![Learning curve, {name}](rl_llm-{name}.png)", "")],
-        f"## The conversational recommender (the package's language model), {args.dialogue_seeds} seeds",
+        f"## The conversational recommender (the package's language model), seeds 0 to {args.dialogue_seeds - 1}",
         "",
         "All users say what they want instead before they leave. The ranker behind it is popularity, and is deaf "
         "(`heed: 0`): only what the model writes makes a wish count. *popularity* in the table hears wishes by rule.",
