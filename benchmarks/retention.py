@@ -16,12 +16,13 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "2")
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
 import _report
 import numpy as np
-from _training import parser, train_once
+from _training import over_seeds, parser, train_once
 
 from recsim_env.build import World
 from recsim_env.evaluation.bootstrap import Intervals, paired_difference, ratio_intervals
@@ -72,6 +73,13 @@ def lives(way: str, seed: int, keep: Path, args: argparse.Namespace) -> dict[str
     }
 
 
+def others(keep: Path, seeds: int) -> list[list[str]]:
+    """What the trainings with users who are heard tell of every policy on held-out users."""
+    told = [json.loads((keep / f"heard-{seed}" / "training.json").read_text())["held_out"] for seed in range(seeds)]
+    measures = ("days", "stayed", "clicks")
+    return [[name, *(over_seeds([one[name][m]["mean"] for one in told]) for m in measures)] for name in told[0]]
+
+
 def told(interval: Intervals, sign: str = "") -> str:
     """Mean and interval."""
     value, low, high = (float(part[0]) for part in (interval.value, interval.low, interval.high))
@@ -86,6 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         keep = args.keep or Path(scratch)
         runs = {way: [lives(way, seed, keep, args) for seed in range(args.seeds)] for way in WAYS}
+        beside = [["", "days with a visit", "stayed", "clicks"], *others(keep, args.seeds)]
     joined = {way: {m: np.concatenate([run[m] for run in found]) for m in MEASURES} for way, found in runs.items()}
     one = np.ones((len(joined["heard"]["visits"]), 1))
     head = ["", *MEASURES]
@@ -100,11 +109,21 @@ def main() -> None:
         ]
         for a, b in PAIRS
     ]
+    trainings = [
+        [
+            f"{a} minus {b}",
+            *(
+                over_seeds([float(x[m].mean() - y[m].mean()) for x, y in zip(runs[a], runs[b], strict=True)])
+                for m in MEASURES
+            ),
+        ]
+        for a, b in PAIRS
+    ]
     args.results.mkdir(parents=True, exist_ok=True)
     plot(runs, args.results / "retention.png")
     body = [
         f"Scenario `rl_retention`, seeds 0 to {args.seeds - 1}, a policy of its own for each; {len(one):,} lives of "
-        "users who were held out of training, three each. 95 % intervals by bootstrap over lives, not over trainings.",
+        "users who were held out of training, three each. In brackets 95 % intervals by bootstrap over lives.",
         "",
         *(f"- {name}: {about}" for name, about in MEASURES.items()),
         "",
@@ -112,7 +131,19 @@ def main() -> None:
         "",
         "## Paired differences",
         "",
+        "Intervals over lives: of these very policies.",
+        "",
         *markdown_table([head, *more]),
+        "",
+        "± over seeds: of policies that are trained anew, users and luck anew too.",
+        "",
+        *markdown_table([head, *trainings]),
+        "",
+        "## Beside policies that do not learn",
+        "",
+        "One life of every held-out user who speaks; means over seeds.",
+        "",
+        *markdown_table(beside),
         "",
         "![Days with a visit](retention.png)",
     ]

@@ -161,7 +161,7 @@ class _Loop:
 
     def __init__(
         self, learner: Learner, world: World, scenario: Scenario, checkpoint: Checkpoint,
-        on_progress: Callable[[Progress], None], board: Board | None,
+        on_progress: Callable[[Progress], None], board: Board | None = None,
     ) -> None:  # fmt: skip
         self._board = board
         self.learner, self.training, self.checkpoint, self.tell = learner, scenario.training, checkpoint, on_progress

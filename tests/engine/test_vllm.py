@@ -76,6 +76,30 @@ def test_in_process_gives_the_probabilities_of_transformers(vllm_engine, referen
     assert_same(vllm_engine.choose(choices()), expected)
 
 
+def test_other_weights(vllm_engine, tiny_model):
+    """A model that learns hands its weights over; what the engine had computed with the old ones is forgotten."""
+    other = TransformersEngine(TransformersConfig(model=tiny_model))
+    before = {name: weight.clone() for name, weight in other._loaded().model.state_dict().items()}
+    luck = torch.Generator().manual_seed(0)
+    changed = {
+        name: weight + 0.05 * torch.randn(weight.shape, generator=luck) if "layers" in name else weight
+        for name, weight in before.items()
+    }
+    asked = choices()
+    old = vllm_engine.choose(asked)
+    other.set_weights(changed)
+    vllm_engine.set_weights(changed)
+    try:
+        found, expected = vllm_engine.choose(asked), other.choose(asked)
+    finally:
+        vllm_engine.set_weights(before)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    assert max(np.abs(a - b).max() for a, b in zip(found, old, strict=True)) > 0.05
+    for ours, theirs in zip(vllm_engine.choose(asked), old, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
 def test_the_server_gives_them_too(over_http, reference):
     assert_same(over_http.choose(choices()), reference.choose(choices()))
     assert not over_http.usage.failures
@@ -186,27 +210,3 @@ def test_a_second_engine_after_the_first_was_closed(needs_vllm, vllm_engine, tin
     with pytest.raises(EngineError, match="more than the 1024 of"):
         second.generate(texts(count=1, max_tokens=1000))
     second.close()
-
-
-def test_other_weights(vllm_engine, tiny_model):
-    """A model that learns hands its weights over; what the engine had computed with the old ones is forgotten."""
-    other = TransformersEngine(TransformersConfig(model=tiny_model))
-    before = {name: weight.clone() for name, weight in other._loaded().model.state_dict().items()}
-    luck = torch.Generator().manual_seed(0)
-    changed = {
-        name: weight + 0.05 * torch.randn(weight.shape, generator=luck) if "layers" in name else weight
-        for name, weight in before.items()
-    }
-    asked = choices()
-    old = vllm_engine.choose(asked)
-    other.set_weights(changed)
-    vllm_engine.set_weights(changed)
-    try:
-        found, expected = vllm_engine.choose(asked), other.choose(asked)
-    finally:
-        vllm_engine.set_weights(before)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-3)
-    assert max(np.abs(a - b).max() for a, b in zip(found, old, strict=True)) > 0.05
-    for ours, theirs in zip(vllm_engine.choose(asked), old, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-3)
