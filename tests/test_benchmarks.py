@@ -55,7 +55,15 @@ def test_recommend_throughput_has_every_recommender(tmp_path):
 def test_policies_trained_on_users(tmp_path):
     text = run("rl", tmp_path)
     assert "| **slate-pg** |" in text
+    assert "| `DummyVecEnv` |" in text
     assert (tmp_path / "rl-slate-pg.png").exists()
+
+
+@pytest.mark.slow
+def test_language_models_trained_on_users(tmp_path):
+    text = run("rl_llm", tmp_path)
+    for name in ("rsllm, rank-grpo", "rsllm, grpo", "conversational, grpo"):
+        assert text.count(f"| **{name}** |") == 2
 
 
 @pytest.mark.slow
