@@ -60,13 +60,6 @@ def test_policies_trained_on_users(tmp_path):
 
 
 @pytest.mark.slow
-def test_language_models_trained_on_users(tmp_path):
-    text = run("rl_llm", tmp_path)
-    for name in ("rsllm, rank-grpo", "rsllm, grpo", "conversational, grpo"):
-        assert text.count(f"| **{name}** |") == 2
-
-
-@pytest.mark.slow
 def test_instructions_heard_ignored_absent(tmp_path):
     assert "| heard minus ignored |" in run("retention", tmp_path)
     assert (tmp_path / "retention.png").exists()
