@@ -40,7 +40,6 @@ class OneUser(gym.Env[Any, Any]):
 
 def pages_a_second(env: VecEnv, policy: GymPolicy, turns: int, rounds: int) -> tuple[float, float]:
     """Of acting at random, and of PPO with its learning; the first round of either is not counted."""
-    found = []
     env.reset()
     acted = 0.0
     for number in range(rounds + 1):
@@ -49,16 +48,15 @@ def pages_a_second(env: VecEnv, policy: GymPolicy, turns: int, rounds: int) -> t
             env.step_async(_random(env))
             env.step_wait()
         acted += (time.perf_counter() - begun) * (number > 0)
-    found.append(rounds * turns * env.num_envs / acted)
     model = PPO(
         SlotActorCritic, env, n_steps=turns, batch_size=turns * env.num_envs // 2, n_epochs=4, device="cpu",
         policy_kwargs={"net": policy.net, "exclude_seen": policy.config.exclude_seen, "critic": 64},
     )  # fmt: skip
     model.learn(turns * env.num_envs)
+    pages = rounds * turns * env.num_envs
     begun = time.perf_counter()
-    model.learn(rounds * turns * env.num_envs)
-    found.append(rounds * turns * env.num_envs / (time.perf_counter() - begun))
-    return found[0], found[1]
+    model.learn(pages)
+    return pages / acted, pages / (time.perf_counter() - begun)
 
 
 def _random(env: VecEnv) -> Any:

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 import _report
-import numpy as np
-from scipy import stats
 
+from recsim_env.experiments.studies.results import over_seeds as interval_over_seeds
 from recsim_env.scenario import Scenario
 from recsim_env.training.policy import train_policy
 
@@ -26,11 +25,8 @@ def parser(about: str | None) -> argparse.ArgumentParser:
 
 def over_seeds(values: list[float]) -> str:
     """Mean, and its 95 % interval over seeds where there are several."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return f"{mean:.3f} ± {half:.3f}"
+    mean, _, high = interval_over_seeds(values)
+    return f"{mean:.3f}" if len(values) < 2 else f"{mean:.3f} ± {high - mean:.3f}"
 
 
 def train_once(scenario: Scenario, folder: Path) -> None:

@@ -142,7 +142,7 @@ class World:
             ScenarioError: If the scenario's engine cannot load models from folders.
         """
         kind, config = self._engine_class_and_config()
-        if self.scenario.engine.name not in ("transformers", "vllm"):
+        if not kind.takes_weights:
             raise ScenarioError(
                 f"{folder} holds a language model of the recommender's own, and engine {self.scenario.engine.name!r} "
                 "loads none. Take --engine transformers or --engine vllm."

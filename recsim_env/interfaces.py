@@ -297,6 +297,9 @@ class Engine(ABC):
 
     config_class: ClassVar[type[Config]] = Config
 
+    takes_weights: ClassVar[bool] = False
+    """Whether it loads models from folders, and :meth:`set_weights` gives them other weights."""
+
     model: str = ""
     """Name of the model; with ``revision`` part of the key under which replies are stored."""
 

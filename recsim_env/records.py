@@ -59,6 +59,11 @@ class RatingScale:
         position = (ratings - self.low) / self.step
         return (position >= -1e-6) & (ratings <= self.high + 1e-6) & (np.abs(position - np.round(position)) < 1e-4)
 
+    def centred(self, ratings: FloatArray) -> FloatArray:
+        """Ratings float32 from -1 (lowest) to +1 (highest), same shape."""
+        middle, half = 0.5 * (self.low + self.high), 0.5 * (self.high - self.low)
+        return (ratings - np.float32(middle)) / np.float32(half)
+
     def liked_from(self) -> float:
         """The rating from which a user is said to like an item: 4 of 1-5, 8 of 0-10; the top quarter in general."""
         levels = self.levels

@@ -30,8 +30,7 @@ def watch(obs: ObservationBatch, slate: SlateBatch, feedback: Feedback, scale: R
 
 def rating(obs: ObservationBatch, slate: SlateBatch, feedback: Feedback, scale: RatingScale) -> FloatArray:
     """Stars, from -1 (lowest) to +1 (highest) of the scale; 0 where unrated."""
-    middle, half = 0.5 * (scale.low + scale.high), 0.5 * (scale.high - scale.low)
-    return np.nan_to_num((feedback.rating - np.float32(middle)) / np.float32(half), nan=0.0)
+    return np.nan_to_num(scale.centred(feedback.rating), nan=0.0)
 
 
 def likes(obs: ObservationBatch, slate: SlateBatch, feedback: Feedback, scale: RatingScale) -> FloatArray:

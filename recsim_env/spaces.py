@@ -21,7 +21,6 @@ from recsim_env.records import (
     IntArray,
     MessageKind,
     ObservationBatch,
-    RatingScale,
     SlateBatch,
     Users,
     is_seen,
@@ -88,7 +87,7 @@ class Observer:
             (np.ones(len(past.items), np.float32), past.items, past.offsets), (users.n_users, self.n_items)
         )
         rated = ~np.isnan(past.ratings)
-        stars = np.where(rated, _centred(past.ratings, self._scale), 0.0)
+        stars = np.where(rated, self._scale.centred(past.ratings), 0.0)
         owner = np.repeat(np.arange(users.n_users), past.lengths)
         sums = [np.bincount(owner, weights, users.n_users) for weights in (rated, stars)]
         # Columns: sum of category shares, events, ratings, sum of ratings in [-1, 1].
@@ -106,7 +105,7 @@ class Observer:
             return
         rating = feedback.rating.ravel()[hits]
         rated = ~np.isnan(rating)
-        stars = np.where(rated, _centred(rating, self._scale), 0.0)
+        stars = np.where(rated, self._scale.centred(rating), 0.0)
         gain = np.empty((len(hits), self._sums.shape[1]), np.float32)
         gain[:, : self.n_categories] = self._shares.take(slate.items.ravel()[hits], axis=0)
         gain[:, -3], gain[:, -2], gain[:, -1] = 1.0, rated, stars
@@ -157,11 +156,6 @@ class Observer:
         clock[:, 0], clock[:, 1] = obs.day / np.float32(s.days), obs.session / np.float32(s.calendar.max_sessions)
         clock[:, 2], clock[:, 3] = obs.turn / np.float32(s.max_turns), obs.turn == 0
         return clock
-
-
-def _centred(ratings: FloatArray, scale: RatingScale) -> FloatArray:
-    """Ratings from -1 (lowest) to +1 (highest)."""
-    return (ratings - 0.5 * (scale.low + scale.high)) / (0.5 * (scale.high - scale.low))
 
 
 def _hits(clicked: BoolArray) -> tuple[IntArray, IntArray, IntArray]:

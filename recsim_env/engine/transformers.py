@@ -60,6 +60,7 @@ class TransformersEngine(Engine):
 
     config_class = TransformersConfig
     config: TransformersConfig
+    takes_weights = True
 
     def __init__(self, config: TransformersConfig) -> None:
         super().__init__(config)

@@ -81,6 +81,7 @@ class VllmEngine(Engine):
 
     config_class = VllmConfig
     config: VllmConfig
+    takes_weights = True
 
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)

@@ -18,7 +18,7 @@ from recsim_env.draws import Draws
 from recsim_env.engine import constrain
 from recsim_env.engine.base import ChatTokenizer, local_model, stop_tokens
 from recsim_env.errors import EngineError, ScenarioError
-from recsim_env.interfaces import Engine, Recommender
+from recsim_env.interfaces import Recommender
 from recsim_env.lm.backbone import add_lora, device_of, load_model, merged_weights, trainable, write_model
 from recsim_env.recommenders.conversational import Conversational
 from recsim_env.records import ObservationBatch, SlateBatch
@@ -49,7 +49,7 @@ class DialogueTokens(TokenPolicy):
         self.recommender, self._policy = policy, policy
         if policy.config.words_temperature == 0:
             raise ScenarioError("conversational: to be trained it writes with words_temperature above 0.")
-        if type(policy.engine).set_weights is Engine.set_weights:
+        if not policy.engine.takes_weights:
             raise EngineError(
                 f"{type(policy.engine).__name__} cannot be given other weights. Set engine.name: transformers, or vllm."
             )
@@ -65,10 +65,10 @@ class DialogueTokens(TokenPolicy):
         if lora_rank:
             add_lora(self.model, lora_rank, seed)
         self.weights = dict(trainable(self.model))
-        self._size = int(self.model.get_output_embeddings().weight.shape[0])
         self._grammars: Any = None
         if constrain.available():
-            self._grammars = constrain.Grammars(self.tokenizer, self._size, stop_tokens(self.model, self.tokenizer))
+            size = int(self.model.get_output_embeddings().weight.shape[0])
+            self._grammars = constrain.Grammars(self.tokenizer, size, stop_tokens(self.model, self.tokenizer))
         policy.write_language = lambda folder: write_model(self.model, self.tokenizer, folder)
 
     def speak(self, obs: ObservationBatch, slate_size: int, draws: Draws) -> tuple[SlateBatch, list[Utterance | None]]:
@@ -76,16 +76,17 @@ class DialogueTokens(TokenPolicy):
         policy = self._policy
         policy.word_seed = draws.seed
         slate = policy.recommend(obs, slate_size, Draws(0))
-        asked = [policy.plans.get(int(user)) for user in obs.user_index]
-        prompts = self._chat.prompts([one.request.messages for one in asked if one is not None])
+        policy.word_seed = None
+        users = obs.user_index.tolist()
+        asked = [(row, policy.plans[user]) for row, user in enumerate(users) if user in policy.plans]
+        prompts = self._chat.prompts([one.request.messages for _, one in asked])
         said: list[Utterance | None] = [None] * obs.n
-        rows = [row for row, one in enumerate(asked) if one is not None]
-        for row, prompt in zip(rows, prompts, strict=True):
-            one = asked[row]
-            assert one is not None
+        spoken = []
+        for (row, one), prompt in zip(asked, prompts, strict=True):
             ids = one.reply.token_ids
-            said[row] = Utterance(prompt, ids, np.zeros(len(ids)), np.full(len(ids), -1), one.request.schema)
-        spoken = [words for words in said if words is not None]
+            words = Utterance(prompt, ids, np.zeros(len(ids)), np.full(len(ids), -1), one.request.schema)
+            said[row] = words
+            spoken.append(words)
         if spoken:
             with torch.no_grad():
                 told, _ = self.log_probs(spoken)

@@ -96,9 +96,7 @@ def _p_click(outcome: Outcome, scale: RatingScale) -> FloatArray:
 
 
 def _expected_rating(outcome: Outcome, scale: RatingScale) -> FloatArray:
-    middle, half = 0.5 * (scale.low + scale.high), 0.5 * (scale.high - scale.low)
-    stars = np.nan_to_num((outcome.trace.expected_rating - np.float32(middle)) / np.float32(half), nan=0.0)
-    return outcome.trace.p_click * stars
+    return outcome.trace.p_click * np.nan_to_num(scale.centred(outcome.trace.expected_rating), nan=0.0)
 
 
 def _p_return(outcome: Outcome, scale: RatingScale) -> FloatArray:
@@ -216,13 +214,9 @@ def row_of(session: Session, nothing: int) -> Row:
         return Row([nothing], [nothing], [0.0], [0], [])
     row = Row(list(session.said[0][1].prompt), [], [], [], [])
     for number, (_, words) in enumerate(session.said):
-        for tokens, chances, mask in (
-            ([] if number == 0 else words.prompt, None, 0),
-            (words.tokens, words.log_prob.tolist(), 1),
-        ):
-            if mask:
-                row.starts.append(len(row.tokens))
-            row.tokens.extend(tokens)
-            row.log_prob.extend([0.0] * len(tokens) if chances is None else chances)
-            row.said.extend([mask] * len(tokens))
+        read = list(words.prompt) if number else []
+        row.starts.append(len(row.tokens) + len(read))
+        row.tokens.extend([*read, *words.tokens])
+        row.log_prob.extend([*[0.0] * len(read), *words.log_prob.tolist()])
+        row.said.extend([0] * len(read) + [1] * len(words.tokens))
     return row
