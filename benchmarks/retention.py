@@ -53,6 +53,7 @@ def scenario_of(way: str, seed: int, args: argparse.Namespace) -> Scenario:
     if args.iterations:
         changes += [f"training.iterations={args.iterations}"]
     if args.quick:
+        changes = [change.replace("epochs: 4", "epochs: 1") for change in changes]
         changes += ["training.num_envs=16", "training.turns=8", "training.evaluate_users=10", "training.held_out=0.02"]
     return load_scenario("rl_retention", changes)
 

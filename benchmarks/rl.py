@@ -1,10 +1,11 @@
 # ruff: noqa: E402 (threads are set before NumPy is loaded)
 """Policies that learn on simulated users, beside recommenders that do not, on users that none of them has met.
 
-    python benchmarks/rl.py [--seeds 5] [--policies slate-pg,ppo,a2c] [--iterations N] [--keep <folder>]
+    python benchmarks/rl.py [--seeds 5] [--policies slate-pg,slateq,ppo,a2c] [--iterations N] [--keep <folder>]
 
-Every policy is trained by `recsim-env train policy` on the scenario `rl_quickstart`, once per seed; the intervals are
-Student's over seeds. `--keep` is a folder for trainings that are done, so that a stopped run goes on.
+Every policy is trained by `recsim-env train policy` on the scenario `rl_quickstart`, once per seed, where an episode is
+one visit; retention is of the same policies in whole lives of the same held-out users. Intervals are Student's over
+seeds. `--keep` is a folder for trainings that are done, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -31,17 +32,21 @@ from recsim_env.experiments.tables import markdown_table
 from recsim_env.recommenders.gym_policy import GymPolicy
 from recsim_env.scenario import Scenario, load_scenario
 from recsim_env.training.curve import plot_curve
-from recsim_env.training.policy import GREEDY
+from recsim_env.training.policy import GREEDY, START, held_out_users
+from recsim_env.training.policy import compare as compare_policies
 
-BASELINES = ["uniform", "popularity", "ease", "{name: sasrec, dim: 32, blocks: 1, epochs: 8}"]
-COLUMNS = ("reward", "pages", "coverage", "gini")
+COLUMNS = ("reward", "pages", "days", "coverage", "gini")
+HEAD = ("reward of an episode", "of the way to greedy on truth", "pages", "days with a visit", "coverage", "Gini")
+WHOLE = ("slate-pg", "slateq")
+"""Policies that choose among the whole catalogue; those of Stable-Baselines3 among the 100 most popular items."""
 
 
 def scenario_of(policy: str, seed: int, args: argparse.Namespace) -> Scenario:
-    """`rl_quickstart` with one policy to train; those of Stable-Baselines3 choose among the 100 most popular items."""
-    whole = policy in ("slate-pg", "slateq")
-    own = f"{{name: {policy}, epochs: 4}}" if whole else policy
-    changes = [f"recommenders=[{own}, {', '.join(BASELINES)}]", f"seed={seed}"]
+    """`rl_quickstart` with one policy to train."""
+    whole, epochs = policy in WHOLE, 1 if args.quick else 4
+    own = f"{{name: {policy}, epochs: {epochs}}}" if whole else policy
+    sasrec = f"{{name: sasrec, dim: 32, blocks: 1, epochs: {2 * epochs}}}"
+    changes = [f"recommenders=[{own}, uniform, popularity, ease, {sasrec}]", f"seed={seed}"]
     if not whole:
         changes += ["candidates=100"]
     if args.iterations:
@@ -55,10 +60,27 @@ def scenario_of(policy: str, seed: int, args: argparse.Namespace) -> Scenario:
 
 
 def trained(policy: str, seed: int, keep: Path, args: argparse.Namespace) -> tuple[dict[str, Any], pd.DataFrame]:
-    """What `training.json` tells, and the log."""
-    folder = keep / f"{policy}-{seed}"
-    train_once(scenario_of(policy, seed, args), folder)
-    return json.loads((folder / "training.json").read_text()), pd.read_parquet(folder / "log.parquet")
+    """What `training.json` tells, with the days of whole lives, and the log."""
+    folder, scenario = keep / f"{policy}-{seed}", scenario_of(policy, seed, args)
+    train_once(scenario, folder)
+    told = json.loads((folder / "training.json").read_text())
+    lives = folder / "lives.json"
+    if not lives.exists():
+        lives.write_text(json.dumps(days_of_lives(scenario, folder)))
+    for part, days in json.loads(lives.read_text()).items():
+        for name, row in told[part].items():
+            row["days"] = days[name]
+    return told, pd.read_parquet(folder / "log.parquet")
+
+
+def days_of_lives(scenario: Scenario, folder: Path) -> dict[str, dict[str, float]]:
+    """Mean days with a visit in lives of the held-out users, by part and policy."""
+    scenario = scenario.model_copy(update={"episode": "life"})
+    world, section = World(scenario), scenario.recommenders[0]
+    own, start = (world.recommender(section.model_copy(update={"path": path, "config": {}}))
+                  for path in (folder, folder / "start"))  # fmt: skip
+    found = compare_policies(world, section, own, start, held_out_users(world)[0])
+    return {part: {name: row["days"]["mean"] for name, row in rows.items()} for part, rows in found.items()}
 
 
 def figure(row: dict[str, Any], column: str) -> float:
@@ -66,12 +88,11 @@ def figure(row: dict[str, Any], column: str) -> float:
     return float(row[column]["mean"] if isinstance(row[column], dict) else row[column])
 
 
-def tables(found: dict[str, list[dict[str, Any]]], part: str) -> list[str]:
-    """One table per policy's setting: policies that chose among the same items stand together."""
-    lines = [["policy", "reward of an episode", "of the way to greedy on truth", "pages", "coverage", "Gini"]]
-    for policy, runs in found.items():
-        names = [*runs[0][part]] if policy == next(iter(found)) else [policy]
-        for name in names:
+def table(found: dict[str, list[dict[str, Any]]], part: str) -> list[str]:
+    """Policies that were trained in one setting, and beside them, from the first one's runs, those that were not."""
+    lines = []
+    for number, (policy, runs) in enumerate(found.items()):
+        for name in [policy] if number else [*runs[0][part]]:
             rows = [told[part][name] for told in runs]
             way = [
                 (figure(row, "reward") - figure(told[part]["uniform"], "reward"))
@@ -79,10 +100,18 @@ def tables(found: dict[str, list[dict[str, Any]]], part: str) -> list[str]:
                 for row, told in zip(rows, runs, strict=True)
             ]
             shown = [over_seeds([figure(row, column) for row in rows]) for column in COLUMNS]
-            label = f"**{name}**" if name == policy else name
+            label = f"**{name}**" if name == policy else f"{name}, {policy}" if name == START else name
             lines.append([label, shown[0], over_seeds([100 * share for share in way]) + " %", *shown[1:]])
-    head, *rest = lines
-    return markdown_table([head, *sorted(rest, key=lambda line: -float(line[1].split(" ")[0]))])
+    return markdown_table([["policy", *HEAD], *sorted(lines, key=lambda line: -float(line[1].split(" ")[0]))])
+
+
+def tables(found: dict[str, list[dict[str, Any]]], part: str) -> list[str]:
+    """A table for each setting."""
+    settings = {
+        "Whole catalogue": {name: runs for name, runs in found.items() if name in WHOLE},
+        "The 100 most popular items": {name: runs for name, runs in found.items() if name not in WHOLE},
+    }
+    return [line for about, own in settings.items() if own for line in (f"### {about}", "", *table(own, part), "")]
 
 
 def speed(args: argparse.Namespace) -> list[str]:
@@ -118,7 +147,8 @@ def main() -> None:
     one = next(iter(found.values()))[0]
     body = [
         f"Scenario `rl_quickstart`, seeds 0 to {args.seeds - 1}; ± is a 95 % interval over seeds (users, luck and "
-        "weights of each seed its own). An episode is one visit, the reward a click. "
+        "weights of each seed its own). An episode is one visit, the reward a click; days with a "
+        f"visit are of {load_scenario('rl_quickstart').days}, in lives of the same users under the same policies. "
         f"{one['users']['held out']} of the data set's users are held out of training: those of the first table.",
         "",
         *[
@@ -131,11 +161,9 @@ def main() -> None:
         "## Users never met in training",
         "",
         *tables(found, "held_out"),
-        "",
         "## Users of another model (logit choice, other tastes), never trained on",
         "",
         *tables(found, "second_users"),
-        "",
         "## Stable-Baselines3: batched or one environment per user",
         "",
         *speed(args),

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recsim_env.data.features import item_features
 from recsim_env.draws import Draws, Keys
@@ -268,8 +269,12 @@ class GymNet(nn.Module):
 
     def vectors(self, items: Tensor) -> Tensor:
         """Vectors of items int (...), float (..., dim); zero for padding."""
-        items = items.long()
-        return self.items(items) + self.mix(self.features[items])
+        # Made for all items, then looked up: pages and histories of a batch name each item many times.
+        return functional.embedding(items.long(), self.table(), self.n_items)
+
+    def table(self) -> Tensor:
+        """Vectors of all items and of padding, float (I + 1, dim)."""
+        return self.items.weight + self.mix(self.features)
 
     def user(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The user and the moment, float (N, user_size)."""
@@ -294,7 +299,7 @@ class GymNet(nn.Module):
         queries = self.query(hidden)[:, None] + shift[:, which]
         if "candidates" in inputs:
             return queries @ self.vectors(inputs["candidates"]).transpose(1, 2)
-        return queries @ self.vectors(torch.arange(self.n_items, device=hidden.device)).T
+        return queries @ self.table()[:-1].T
 
 
 def _close(odds: FloatArray, slots: IntArray) -> None:
