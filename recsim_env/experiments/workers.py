@@ -1,0 +1,293 @@
+"""Many runs at once: in this process, in processes beside it, or by Ray; each is made, then measured where it was made.
+
+A run that fails is told and stops no other. What is complete is only measured, what was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+from recsim_env.errors import MissingDependencyError, RecsimError, ScenarioError
+from recsim_env.experiments.runs import complete
+from recsim_env.manifest import hardware
+from recsim_env.rundir import Run, load_run
+from recsim_env.runner import Progress
+from recsim_env.scenario import Scenario
+
+Place = Literal["processes", "ray"]
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_GRACE_S = 30.0
+"""Seconds that a worker has to close its run when it is stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run, and what is measured in its folder.
+
+    Attributes:
+        name: What progress and errors call it.
+        scenario: The scenario.
+        path: The run folder.
+        measure: Reads the run folder; a function of a module, for it travels to workers by its name.
+    """
+
+    name: str
+    scenario: Scenario
+    path: Path
+    measure: Callable[[Run], Any]
+
+    @property
+    def n_days(self) -> int:
+        """Days of all cells together."""
+        return self.scenario.days * len(self.scenario.recommenders) * self.scenario.replications
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        measured: What was measured, None if the job failed.
+        error: What went wrong, in one line; "" if nothing did.
+        trace: Where it went wrong, "" if our own errors say all that there is to say.
+    """
+
+    measured: Any = None
+    error: str = ""
+    trace: str = ""
+
+
+def _silent(at: Progress) -> None:
+    """Progress that nobody hears; a lambda could not be pickled."""
+
+
+def carry_out(
+    jobs: Sequence[Job], workers: int = 1, place: Place = "processes", on_progress: Callable[[Progress], None] = _silent
+) -> list[Outcome]:
+    """Makes and measures all runs.
+
+    Args:
+        jobs: The jobs; their folders differ.
+        workers: Jobs at once. One worker of the processes is this process itself.
+        place: Processes of this machine, or a Ray of its own on this machine.
+        on_progress: Told after every day, by Ray after every run; all jobs count as one run.
+
+    Returns:
+        Outcomes in the order of the jobs.
+
+    Raises:
+        MissingDependencyError: If Ray is asked for and absent.
+        KeyboardInterrupt: When it is stopped; the workers are stopped first, and their runs can go on.
+    """
+    board = _Board(jobs, on_progress)
+    workers = max(1, min(workers, len(jobs)))
+    if place == "ray":
+        return _by_ray(jobs, workers, board)
+    return _here(jobs, board) if workers == 1 else _beside(jobs, workers, board)
+
+
+def default_workers(scenarios: Sequence[Scenario], asked: int | None) -> int:
+    """Jobs at once: what was asked for, or as many as there are cores; one where a model is loaded for each.
+
+    Raises:
+        ScenarioError: If several were asked for and each would load a language model of its own.
+    """
+    from recsim_env.build import World
+    from recsim_env.registry import engines
+
+    heavy = [
+        s.engine.name for s in scenarios if World(s).needs_engine and engines.get(str(s.engine.name)).takes_weights
+    ]
+    if heavy and (asked or 1) > 1:
+        raise ScenarioError(
+            f"--workers {asked}: engine {heavy[0]!r} loads the model in every process, {asked} times. Leave --workers "
+            "out (one run after another), or start a server and take --engine openai --url ...: one server answers all."
+        )
+    return 1 if heavy else (asked or int(hardware()["cores"]))
+
+
+def _attempt(job: Job, report: Callable[[Progress], None]) -> Outcome:
+    try:
+        return Outcome(job.measure(load_run(complete(job.scenario, job.path, report))))
+    except RecsimError as error:
+        return Outcome(error=str(error))
+    except Exception as error:  # a plug-in's mistake, a full memory: other runs may still succeed
+        return Outcome(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+
+
+class _Board:
+    """Tells the progress of all jobs as that of one run with as many days as they have together."""
+
+    def __init__(self, jobs: Sequence[Job], report: Callable[[Progress], None]) -> None:
+        self._jobs, self._report, self._begun = jobs, report, time.perf_counter()
+        self._total = sum(job.n_days for job in jobs)
+        self._days, self._turns = [0] * len(jobs), [0] * len(jobs)
+
+    def tick(self, i: int, at: Progress) -> None:
+        """Job ``i`` has come so far."""
+        self._days[i], self._turns[i] = at.cell * at.days + at.day, at.n_turns
+        self._tell(i, at)
+
+    def done(self, i: int) -> None:
+        """Job ``i`` is over, well or not."""
+        self._days[i] = self._jobs[i].n_days
+        self._tell(i)
+
+    def _tell(self, i: int, at: Progress | None = None) -> None:
+        seconds = time.perf_counter() - self._begun
+        usage = None if at is None else at.engine
+        self._report(Progress(0, 1, self._jobs[i].name, sum(self._days), self._total, sum(self._turns), seconds, usage))
+
+
+def _here(jobs: Sequence[Job], board: _Board) -> list[Outcome]:
+    outcomes = []
+    for i, job in enumerate(jobs):
+        outcomes.append(_attempt(job, partial(board.tick, i)))
+        board.done(i)
+    return outcomes
+
+
+class _Worker:
+    """A process that does one job after another; it ends with this process.
+
+    Attributes:
+        job: Number of its job, None when it has nothing more to do.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would copy threads and locks in any state
+        self.pipe, far = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far,))
+        self.process.start()
+        far.close()  # so that its end is seen here
+        self.job: int | None = None
+
+    def give(self, number: int | None, jobs: Sequence[Job]) -> None:
+        """Hands it a job, or tells it to go home."""
+        self.job = number
+        with contextlib.suppress(OSError):  # it died at once: reading says so
+            self.pipe.send(None if number is None else jobs[number])
+
+    def hear(self) -> Progress | Outcome:
+        """What it says next; its death is an outcome too."""
+        try:
+            said: Progress | Outcome = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode
+            cause = "; memory may have run out" if code == -signal.SIGKILL else ""
+            return Outcome(error=f"its process ended with exit code {code}{cause}")
+        return said
+
+
+def _beside(jobs: Sequence[Job], workers: int, board: _Board) -> list[Outcome]:
+    """All jobs in processes of their own, one of each at a time."""
+    outcomes = [Outcome()] * len(jobs)
+    todo = iter(range(len(jobs)))
+    crew: dict[Connection, _Worker] = {}
+    with _threads_for(workers):
+        try:
+            for _ in range(workers):
+                worker = _Worker()
+                crew[worker.pipe] = worker
+                worker.give(next(todo, None), jobs)
+            while busy := [pipe for pipe, worker in crew.items() if worker.job is not None]:
+                for pipe in wait(busy):
+                    worker = crew[pipe]  # type: ignore[index]
+                    said, number = worker.hear(), worker.job
+                    assert number is not None
+                    if isinstance(said, Progress):
+                        board.tick(number, said)
+                        continue
+                    outcomes[number] = said
+                    board.done(number)
+                    if worker.process.exitcode is not None:
+                        del crew[worker.pipe]
+                        worker = _Worker()
+                        crew[worker.pipe] = worker
+                    worker.give(next(todo, None), jobs)
+        finally:
+            for worker in crew.values():
+                if worker.job is not None:
+                    worker.process.terminate()
+            for worker in crew.values():
+                worker.process.join(_GRACE_S)
+                worker.process.kill()
+    return outcomes
+
+
+def _serve(pipe: Connection) -> None:
+    """The life of a worker. Ctrl-C reaches it through its parent alone, which ends it with SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt, EOFError, OSError):
+        while (job := pipe.recv()) is not None:
+            pipe.send(_attempt(job, pipe.send))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _threads_for(workers: int) -> Iterator[None]:
+    """Processes that start here share the cores; numbers of threads that the environment sets stand."""
+    ours = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(ours, str(max(1, int(hardware()["cores"]) // workers))))
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+
+
+def _by_ray(jobs: Sequence[Job], workers: int, board: _Board) -> list[Outcome]:
+    """All jobs as tasks of a Ray of our own."""
+    try:
+        import ray
+    except ImportError:
+        raise MissingDependencyError(
+            "--on ray", "ray", "pip install 'recsim-env[ray]'", "take --on processes"
+        ) from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    outcomes = [Outcome()] * len(jobs)
+    with _threads_for(workers):
+        # The smallest store that Ray allows: nothing but figures passes through it.
+        ray.init(
+            address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
+            object_store_memory=80 * 2**20,
+        )  # fmt: skip
+        try:
+            task = ray.remote(num_cpus=1, max_retries=0)(_attempt)
+            waiting = {task.remote(job, _silent): i for i, job in enumerate(jobs)}
+            while waiting:
+                (reply,), _ = ray.wait(list(waiting))
+                number = waiting.pop(reply)
+                try:
+                    outcomes[number] = ray.get(reply)
+                except ray.exceptions.RayError as error:
+                    outcomes[number] = Outcome(error=f"Ray: {str(error).splitlines()[0]}")
+                board.done(number)
+        finally:
+            ray.shutdown()
+    return outcomes
