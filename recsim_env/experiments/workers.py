@@ -6,6 +6,7 @@ A run that fails is told and stops no other. What is complete is only measured, 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,7 @@ from recsim_env.rundir import Run, load_run
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario
 
+_log = logging.getLogger(__name__)
 Place = Literal["processes", "ray"]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _GRACE_S = 30.0
@@ -96,6 +98,28 @@ def carry_out(
     if place == "ray":
         return _by_ray(jobs, workers, board)
     return _here(jobs, board) if workers == 1 else _beside(jobs, workers, board)
+
+
+def measured_by(
+    jobs: Sequence[Job], workers: int = 1, place: Place = "processes", on_progress: Callable[[Progress], None] = _silent
+) -> list[Any]:
+    """What was measured in all runs, as :func:`carry_out` makes them, where nothing can be said without one of them.
+
+    Raises:
+        RecsimError: If a run fails; those that did not are kept.
+    """
+    outcomes = carry_out(jobs, workers, place, on_progress)
+    failed = [(job.name, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.error]
+    for name, outcome in failed:
+        if outcome.trace:
+            _log.error("%s failed:\n%s", name, outcome.trace)
+    if failed:
+        name, outcome = failed[0]
+        raise RecsimError(
+            f"{len(failed)} of {len(jobs)} runs failed; {name}: {outcome.error.rstrip('.')}. The others are kept: the "
+            "same command with the same --out goes on."
+        )
+    return [outcome.measured for outcome in outcomes]
 
 
 def default_workers(scenarios: Sequence[Scenario], asked: int | None) -> int:
