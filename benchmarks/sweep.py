@@ -45,8 +45,11 @@ def measure(workers: int, place: Any, plan: Plan) -> dict[str, Any]:
         table = load_table(run_sweep(plan, Path(folder) / "sweep", workers, place))
         seconds = time.perf_counter() - begun
         assert (table["error"] == "").all()
-        turns = int(table["n_turns"].sum())
-        return {"seconds": seconds, "processor": processor_s() - used, "turns": turns, "load": load, "table": table}
+        who = resource.RUSAGE_SELF if workers == 1 else resource.RUSAGE_CHILDREN
+        return {
+            "seconds": seconds, "processor": processor_s() - used, "turns": int(table["n_turns"].sum()), "load": load,
+            "table": table, "peak": resource.getrusage(who).ru_maxrss / 2**20,
+        }  # fmt: skip
 
 
 def main() -> None:
@@ -65,13 +68,15 @@ def main() -> None:
     ways = [way for way in WAYS if way[2] != "ray" or find_spec("ray")]
     found = {label: measure(workers, place, plan) for label, workers, place in ways}
     one = found["1 worker"]
-    lines = [["way", "wall time", "speed-up", "user-turns/s", "processor time", "load before"]]
+    lines = [
+        ["way", "wall time", "speed-up", "user-turns/s", "processor time", "peak memory of a worker", "load before"]
+    ]
     for label, f in found.items():
         assert f["table"].drop(columns="seconds").equals(one["table"].drop(columns="seconds"))
-        processor = "-" if "Ray" in label else f"{f['processor']:.1f} s"
+        told = ["-", "-"] if "Ray" in label else [f"{f['processor']:.1f} s", f"{f['peak']:.2f} GiB"]
         lines.append(
             [label, f"{f['seconds']:.1f} s", f"{one['seconds'] / f['seconds']:.2f}",
-             f"{f['turns'] / f['seconds']:,.0f}", processor, f"{f['load']:.1f}"]
+             f"{f['turns'] / f['seconds']:,.0f}", *told, f"{f['load']:.1f}"]
         )  # fmt: skip
     body = [
         f"8 runs of `quickstart` ({RECOMMENDERS.replace(',', ', ')}; seeds 0 to 3), {args.users} users, "
