@@ -70,9 +70,11 @@ def sweep(
         err.print(f"Stopped. Go on with the same command and --out {folder}.", soft_wrap=True)
         raise typer.Exit(130) from None
     record = load_measurement(folder, RESULT)
-    show_table(summary(load_table(folder)), "Means over seeds (95 %)")
+    table = load_table(folder)
+    show_table(summary(table), "Means over seeds (95 %)")
     out.print(f"Sweep folder: {folder} (table.parquet, table.csv, sweep.md)", soft_wrap=True)
-    out.print(f"For a report: recsim-env report {folder}/runs/* --out {folder}/report.html", soft_wrap=True)
+    some = (folder / "runs" / table["run"][0]).parent / f"*-seed{first_seed}"
+    out.print(f"A report of some of them: recsim-env report {some} --out {folder}/report.html", soft_wrap=True)
     for name, told in record["failed"].items():
         err.print(f"[red]Failed:[/] {escape(name)}: {escape(told['error'])}", soft_wrap=True, highlight=False)
     if record["failed"]:

@@ -3,7 +3,7 @@
 ::
 
     sweep.json               what was asked, what failed and why, where it was made
-    runs/NAME                a run folder for every combination, as ``recsim-env run`` would write it
+    runs/SCENARIO/...        a run folder for every combination, as ``recsim-env run`` would write it
     table.parquet, table.csv a row for every run
     sweep.md                 means over seeds
 
@@ -66,7 +66,7 @@ class Point:
     """One combination.
 
     Attributes:
-        name: Name of its folder.
+        name: Its folder, such as ``quickstart/calendar.churn=0.02/ease-seed0``.
         keys: ``scenario``, the axes, ``recommender`` and ``seed``: the first columns of its row.
         scenario: What is run.
     """
@@ -129,12 +129,18 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 
 
 def _name(keys: dict[str, Any]) -> str:
-    """Folder of a combination: readable, and no longer than file systems allow."""
-    varied = [f"{k}={v}" for k, v in keys.items() if k not in ("scenario", "recommender", "seed")]
-    whole = cell_name("-".join([str(keys["scenario"]), *varied, str(keys["recommender"])]), keys["seed"])
-    if len(whole) <= _LONGEST_NAME:
-        return whole
-    return f"{whole[: _LONGEST_NAME - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    """Folder of a combination: scenario, what is varied, recommender and seed."""
+    varied = ",".join(f"{k}={v}" for k, v in keys.items() if k not in ("scenario", "recommender", "seed"))
+    parts = [_safe(str(keys["scenario"])), *([_safe(varied)] if varied else [])]
+    return "/".join([*parts, cell_name(str(keys["recommender"]), keys["seed"])])
+
+
+def _safe(text: str) -> str:
+    """A text as the name of a folder: readable, and no longer than file systems allow."""
+    safe = "".join(c if c.isalnum() or c in "-_.,=" else "_" for c in text)
+    if len(safe) <= _LONGEST_NAME:
+        return safe
+    return f"{safe[: _LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def measure(run: Run) -> dict[str, float]:

@@ -298,7 +298,7 @@ def _by_ray(jobs: Sequence[Job], workers: int, board: _Board) -> list[Outcome]:
     with _threads_for(workers):
         # The smallest store that Ray allows: nothing but figures passes through it.
         ray.init(
-            address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
+            address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             object_store_memory=80 * 2**20,
         )  # fmt: skip
         try:

@@ -43,6 +43,7 @@ def test_the_grid_has_every_combination_once(tiny):
     assert len(points) == 2 * 2 * 2 * 2
     assert len({point.name for point in points}) == len({point.scenario.fingerprint() for point in points}) == 16
     last = points[-1]
+    assert last.name == "quickstart/calendar.churn=0.5,reward=__watch___2_/popularity-seed5"
     assert last.keys == {
         "scenario": "quickstart", "calendar.churn": 0.5, "reward": {"watch": 2}, "recommender": "popularity",
         "seed": 5,
@@ -76,7 +77,7 @@ def test_long_names_are_cut_and_stay_apart(tiny):
     values = [f"{{clicks: 1, watch: {'0' * 200}{i}}}" for i in (1, 2)]
     names = [point.name for point in grid(Plan(["quickstart"], [0], tiny, [f"reward={','.join(values)}"]))]
     assert len(set(names)) == 4
-    assert max(map(len, names)) <= 120
+    assert max(len(part) for name in names for part in name.split("/")) <= 120
 
 
 def test_one_failure_stops_no_other_and_what_is_complete_is_not_made_again(tiny, ratings, tmp_path):
@@ -175,7 +176,7 @@ def test_the_command_from_end_to_end(tiny, ratings, tmp_path):
     done = command(*words, timeout=120)
     assert done.returncode == 1
     assert "Means over seeds" in done.stdout
-    assert f"recsim-env report {tmp_path / 's'}/runs/*" in done.stdout.replace("\n", "")
+    assert f"recsim-env report {tmp_path / 's' / 'runs' / 'quickstart'}" in done.stdout.replace("\n", "")
     assert "4 of 8 runs failed; the same command" in done.stderr.replace("\n", " ")
     assert "no.csv" in done.stderr
     assert len(pd.read_csv(tmp_path / "s" / "table.csv")) == 8
@@ -195,7 +196,7 @@ def test_a_stopped_sweep_goes_on(how, tiny, tmp_path):
     words += [f"--set={o}" for o in tiny] + ["--set=days=150"]
     process = command(*words, start=subprocess.Popen)
     end = time.monotonic() + 120
-    while time.monotonic() < end and len(list((tmp_path / "s").glob("runs/*/progress.json"))) < 2:
+    while time.monotonic() < end and len(list((tmp_path / "s").glob("runs/*/*/progress.json"))) < 2:
         time.sleep(0.02)
     workers = children(process.pid)
     process.send_signal(how)
@@ -203,7 +204,7 @@ def test_a_stopped_sweep_goes_on(how, tiny, tmp_path):
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "Go on with the same command" in said
-        statuses = {load_run(p.parent).manifest["status"] for p in (tmp_path / "s").glob("runs/*/manifest.json")}
+        statuses = {load_run(p.parent).manifest["status"] for p in (tmp_path / "s").glob("runs/*/*/manifest.json")}
         assert "interrupted" in statuses
     while time.monotonic() < end and any(os.path.exists(f"/proc/{pid}") for pid in workers):
         time.sleep(0.02)
