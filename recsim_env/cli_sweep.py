@@ -39,7 +39,7 @@ def sweep(
     workers: Workers = None,
     on: Annotated[
         Literal["ray", "processes"] | None,
-        typer.Option("--on", help="Where runs are made; Ray (on this machine) where it is installed."),
+        typer.Option("--on", help="Where several at once are made; Ray (on this machine) if installed."),
     ] = None,
     out_dir: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder; default runs/sweep-TIME.")

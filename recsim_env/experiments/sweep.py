@@ -163,7 +163,7 @@ def run_sweep(
         plan: What is combined. In a folder that exists, runs that are complete are taken as they are: a plan may grow.
         out: Folder; None makes one under ``runs``.
         workers: Runs at once; None is a number that suits the machine, see :func:`default_workers`.
-        place: Where they are made.
+        place: Where several at once are made.
         on_progress: Called after every simulated day, by Ray after every run.
 
     Returns:

@@ -82,8 +82,8 @@ def carry_out(
 
     Args:
         jobs: The jobs; their folders differ.
-        workers: Jobs at once. One worker of the processes is this process itself.
-        place: Processes of this machine, or a Ray of its own on this machine.
+        workers: Jobs at once. One worker is this process itself.
+        place: Where several are: processes of this machine, or a Ray of its own on this machine.
         on_progress: Told after every day, by Ray after every run; all jobs count as one run.
 
     Returns:
@@ -95,9 +95,9 @@ def carry_out(
     """
     board = _Board(jobs, on_progress)
     workers = max(1, min(workers, len(jobs)))
-    if place == "ray":
-        return _by_ray(jobs, workers, board)
-    return _here(jobs, board) if workers == 1 else _beside(jobs, workers, board)
+    if workers == 1:
+        return _here(jobs, board)
+    return _by_ray(jobs, workers, board) if place == "ray" else _beside(jobs, workers, board)
 
 
 def measured_by(
@@ -294,11 +294,12 @@ def _by_ray(jobs: Sequence[Job], workers: int, board: _Board) -> list[Outcome]:
             "--on ray", "ray", "pip install 'recsim-env[ray]'", "take --on processes"
         ) from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or a GPU would be hidden from the runs
     outcomes = [Outcome()] * len(jobs)
     with _threads_for(workers):
         # The smallest store that Ray allows: nothing but figures passes through it.
         ray.init(
-            address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
             object_store_memory=80 * 2**20,
         )  # fmt: skip
         try:
