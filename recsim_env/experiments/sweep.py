@@ -33,7 +33,7 @@ from recsim_env.evaluation.summary import METRICS, summary_table
 from recsim_env.experiments.runs import refuse_another
 from recsim_env.experiments.studies.results import over_seeds
 from recsim_env.experiments.tables import markdown_table
-from recsim_env.experiments.workers import Job, Outcome, Place, carry_out, default_workers
+from recsim_env.experiments.workers import Job, Outcome, Place, carry_out, workers_for
 from recsim_env.rundir import Run, RunFolder, cell_name, measurement_folder
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario, load_scenario
@@ -162,7 +162,7 @@ def run_sweep(
     Args:
         plan: What is combined. In a folder that exists, runs that are complete are taken as they are: a plan may grow.
         out: Folder; None makes one under ``runs``.
-        workers: Runs at once; None is a number that suits the machine, see :func:`default_workers`.
+        workers: Runs at once; None is a number that suits the machine, see :func:`workers_for`.
         place: Where several at once are made.
         on_progress: Called after every simulated day, by Ray after every run.
 
@@ -174,7 +174,7 @@ def run_sweep(
         ScenarioError: If the plan cannot be carried out.
     """
     points = grid(plan)
-    workers = default_workers([point.scenario for point in points], workers)
+    workers = workers_for([point.scenario for point in points], workers)
     path = measurement_folder(out, RESULT, "sweep")
     jobs = [Job(point.name, point.scenario, path / "runs" / point.name, measure) for point in points]
     for job in jobs:

@@ -20,9 +20,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from recsim_env.build import World
 from recsim_env.errors import MissingDependencyError, RecsimError, ScenarioError
 from recsim_env.experiments.runs import complete
 from recsim_env.manifest import hardware
+from recsim_env.registry import engines
 from recsim_env.rundir import Run, load_run
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario
@@ -100,15 +102,13 @@ def carry_out(
     return _by_ray(jobs, workers, board) if place == "ray" else _beside(jobs, workers, board)
 
 
-def measured_by(
-    jobs: Sequence[Job], workers: int = 1, place: Place = "processes", on_progress: Callable[[Progress], None] = _silent
-) -> list[Any]:
+def measured_by(jobs: Sequence[Job], workers: int, on_progress: Callable[[Progress], None]) -> list[Any]:
     """What was measured in all runs, as :func:`carry_out` makes them, where nothing can be said without one of them.
 
     Raises:
         RecsimError: If a run fails; those that did not are kept.
     """
-    outcomes = carry_out(jobs, workers, place, on_progress)
+    outcomes = carry_out(jobs, workers, on_progress=on_progress)
     failed = [(job.name, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.error]
     for name, outcome in failed:
         if outcome.trace:
@@ -122,15 +122,12 @@ def measured_by(
     return [outcome.measured for outcome in outcomes]
 
 
-def default_workers(scenarios: Sequence[Scenario], asked: int | None) -> int:
+def workers_for(scenarios: Sequence[Scenario], asked: int | None) -> int:
     """Jobs at once: what was asked for, or as many as there are cores; one where a model is loaded for each.
 
     Raises:
         ScenarioError: If several were asked for and each would load a language model of its own.
     """
-    from recsim_env.build import World
-    from recsim_env.registry import engines
-
     heavy = [
         s.engine.name for s in scenarios if World(s).needs_engine and engines.get(str(s.engine.name)).takes_weights
     ]
@@ -299,8 +296,8 @@ def _by_ray(jobs: Sequence[Job], workers: int, board: _Board) -> list[Outcome]:
     with _threads_for(workers):
         # The smallest store that Ray allows: nothing but figures passes through it.
         ray.init(
-            address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-            object_store_memory=80 * 2**20,
+            address="local", num_cpus=workers, object_store_memory=80 * 2**20,
+            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         )  # fmt: skip
         try:
             task = ray.remote(num_cpus=1, max_retries=0)(_attempt)

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsim_env.errors import RunFolderError, ScenarioError, UnknownNameError
+from recsim_env.errors import MissingDependencyError, RunFolderError, ScenarioError, UnknownNameError
 from recsim_env.experiments.studies.results import over_seeds
 from recsim_env.experiments.sweep import Plan, grid, load_table, measure, run_sweep, summary
-from recsim_env.experiments.workers import Job, carry_out, default_workers
+from recsim_env.experiments.workers import Job, carry_out, workers_for
 from recsim_env.rundir import RunFolder, load_measurement, load_run
 from recsim_env.runner import run_scenario
 from recsim_env.scenario import load_scenario
@@ -131,12 +131,12 @@ def test_a_second_writer_and_other_folders_are_refused(tiny, tmp_path):
 )
 def test_language_models_in_the_process_are_loaded_once(settings, asked, workers):
     scenario = load_scenario("llm_quickstart" if "engine" in settings[0] else "quickstart", settings)
-    assert default_workers([scenario], asked) == workers
+    assert workers_for([scenario], asked) == workers
 
 
 def test_several_copies_of_a_language_model_are_refused():
     with pytest.raises(ScenarioError, match=r"loads the model in every process, 2 times.*--engine openai"):
-        default_workers([load_scenario("llm_quickstart")], 2)
+        workers_for([load_scenario("llm_quickstart")], 2)
 
 
 def test_a_process_that_dies_is_one_failure(tiny, tmp_path, monkeypatch):
@@ -162,6 +162,12 @@ def test_a_process_that_dies_is_one_failure(tiny, tmp_path, monkeypatch):
     assert outcomes[1].measured["n_turns"] > 0
     assert (told[-1].day, told[-1].days) == (12, 12)
     assert told[-1].n_turns == sum(load_run(job.path).manifest["cells"][0]["n_turns"] for job in jobs)
+
+
+def test_ray_that_is_not_there_is_told(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r"--on ray needs the package ray.*recsim-env\[ray\].*processes"):
+        run_sweep(Plan(["quickstart"], [0], tiny), tmp_path / "sweep", workers=2, place="ray")
 
 
 def command(*words, start=subprocess.run, **more):

@@ -19,7 +19,7 @@ from recsim_env.experiments.runs import refuse_another
 from recsim_env.experiments.studies.base import Arm, Measured, Study
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.results import markdown, plain, summary
-from recsim_env.experiments.workers import Job, default_workers, measured_by
+from recsim_env.experiments.workers import Job, measured_by, workers_for
 from recsim_env.plots import save_in
 from recsim_env.rundir import RunFolder, measurement_folder
 from recsim_env.runner import Progress
@@ -62,12 +62,12 @@ def run_study(
     ]
     for job in jobs:
         refuse_another(job.path, job.scenario)
-    workers = default_workers(list(asked.values()), workers)
+    workers = workers_for(list(asked.values()), workers)
     begun = time.perf_counter()
     with RunFolder(path) as folder:
         folder.write_json(RESULT, {"schema": 1, "study": study.name, "status": "running"})
         measured: dict[str, list[Measured]] = {arm.name: [] for arm in study.arms}
-        for (arm, _), found in zip(asked, measured_by(jobs, workers, on_progress=on_progress), strict=True):
+        for (arm, _), found in zip(asked, measured_by(jobs, workers, on_progress), strict=True):
             measured[arm].append(found)
         record = {
             "schema": 1,
