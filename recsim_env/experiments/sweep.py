@@ -30,10 +30,11 @@ from recsim_env import manifest as facts
 from recsim_env.build import World
 from recsim_env.errors import ScenarioError
 from recsim_env.evaluation.summary import METRICS, summary_table
+from recsim_env.experiments.jobs import Job, Outcome
 from recsim_env.experiments.runs import refuse_another
 from recsim_env.experiments.studies.results import over_seeds
 from recsim_env.experiments.tables import markdown_table
-from recsim_env.experiments.workers import Job, Outcome, Place, carry_out, workers_for
+from recsim_env.experiments.workers import Place, carry_out, workers_for
 from recsim_env.rundir import Run, RunFolder, cell_name, measurement_folder
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario, load_scenario

@@ -11,21 +11,16 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, Literal
 
 from recsim_env.build import World
 from recsim_env.errors import MissingDependencyError, RecsimError, ScenarioError
-from recsim_env.experiments.runs import complete
+from recsim_env.experiments.jobs import Board, Job, Outcome, attempt
 from recsim_env.manifest import hardware
 from recsim_env.registry import engines
-from recsim_env.rundir import Run, load_run
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario
 
@@ -34,43 +29,6 @@ Place = Literal["processes", "ray"]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _GRACE_S = 30.0
 """Seconds that a worker has to close its run when it is stopped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A run, and what is measured in its folder.
-
-    Attributes:
-        name: What progress and errors call it.
-        scenario: The scenario.
-        path: The run folder.
-        measure: Reads the run folder; a function of a module, for it travels to workers by its name.
-    """
-
-    name: str
-    scenario: Scenario
-    path: Path
-    measure: Callable[[Run], Any]
-
-    @property
-    def n_days(self) -> int:
-        """Days of all cells together."""
-        return self.scenario.days * len(self.scenario.recommenders) * self.scenario.replications
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a job.
-
-    Attributes:
-        measured: What was measured, None if the job failed.
-        error: What went wrong, in one line; "" if nothing did.
-        trace: Where it went wrong, "" if our own errors say all that there is to say.
-    """
-
-    measured: Any = None
-    error: str = ""
-    trace: str = ""
 
 
 def _silent(at: Progress) -> None:
@@ -95,7 +53,7 @@ def carry_out(
         MissingDependencyError: If Ray is asked for and absent.
         KeyboardInterrupt: When it is stopped; the workers are stopped first, and their runs can go on.
     """
-    board = _Board(jobs, on_progress)
+    board = Board(jobs, on_progress)
     workers = max(1, min(workers, len(jobs)))
     if workers == 1:
         return _here(jobs, board)
@@ -139,43 +97,10 @@ def workers_for(scenarios: Sequence[Scenario], asked: int | None) -> int:
     return 1 if heavy else (asked or int(hardware()["cores"]))
 
 
-def _attempt(job: Job, report: Callable[[Progress], None]) -> Outcome:
-    try:
-        return Outcome(job.measure(load_run(complete(job.scenario, job.path, report))))
-    except RecsimError as error:
-        return Outcome(error=str(error))
-    except Exception as error:  # a plug-in's mistake, a full memory: other runs may still succeed
-        return Outcome(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
-
-
-class _Board:
-    """Tells the progress of all jobs as that of one run with as many days as they have together."""
-
-    def __init__(self, jobs: Sequence[Job], report: Callable[[Progress], None]) -> None:
-        self._jobs, self._report, self._begun = jobs, report, time.perf_counter()
-        self._total = sum(job.n_days for job in jobs)
-        self._days, self._turns = [0] * len(jobs), [0] * len(jobs)
-
-    def tick(self, i: int, at: Progress) -> None:
-        """Job ``i`` has come so far."""
-        self._days[i], self._turns[i] = at.cell * at.days + at.day, at.n_turns
-        self._tell(i, at)
-
-    def done(self, i: int) -> None:
-        """Job ``i`` is over, well or not."""
-        self._days[i] = self._jobs[i].n_days
-        self._tell(i)
-
-    def _tell(self, i: int, at: Progress | None = None) -> None:
-        seconds = time.perf_counter() - self._begun
-        usage = None if at is None else at.engine
-        self._report(Progress(0, 1, self._jobs[i].name, sum(self._days), self._total, sum(self._turns), seconds, usage))
-
-
-def _here(jobs: Sequence[Job], board: _Board) -> list[Outcome]:
+def _here(jobs: Sequence[Job], board: Board) -> list[Outcome]:
     outcomes = []
     for i, job in enumerate(jobs):
-        outcomes.append(_attempt(job, partial(board.tick, i)))
+        outcomes.append(attempt(job, partial(board.tick, i)))
         board.done(i)
     return outcomes
 
@@ -213,7 +138,7 @@ class _Worker:
         return said
 
 
-def _beside(jobs: Sequence[Job], workers: int, board: _Board) -> list[Outcome]:
+def _beside(jobs: Sequence[Job], workers: int, board: Board) -> list[Outcome]:
     """All jobs in processes of their own, one of each at a time."""
     outcomes = [Outcome()] * len(jobs)
     todo = iter(range(len(jobs)))
@@ -256,7 +181,7 @@ def _serve(pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt, EOFError, OSError):
         while (job := pipe.recv()) is not None:
-            pipe.send(_attempt(job, pipe.send))
+            pipe.send(attempt(job, pipe.send))
 
 
 def _interrupt(*_: object) -> None:
@@ -282,7 +207,7 @@ def _threads_for(workers: int) -> Iterator[None]:
             del os.environ[name]
 
 
-def _by_ray(jobs: Sequence[Job], workers: int, board: _Board) -> list[Outcome]:
+def _by_ray(jobs: Sequence[Job], workers: int, board: Board) -> list[Outcome]:
     """All jobs as tasks of a Ray of our own."""
     try:
         import ray
@@ -300,7 +225,7 @@ def _by_ray(jobs: Sequence[Job], workers: int, board: _Board) -> list[Outcome]:
             include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         )  # fmt: skip
         try:
-            task = ray.remote(num_cpus=1, max_retries=0)(_attempt)
+            task = ray.remote(num_cpus=1, max_retries=0)(attempt)
             waiting = {task.remote(job, _silent): i for i, job in enumerate(jobs)}
             while waiting:
                 (reply,), _ = ray.wait(list(waiting))

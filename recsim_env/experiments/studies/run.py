@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsim_env import manifest as facts
+from recsim_env.experiments.jobs import Job
 from recsim_env.experiments.runs import refuse_another
 from recsim_env.experiments.studies.base import Arm, Measured, Study
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.results import markdown, plain, summary
-from recsim_env.experiments.workers import Job, measured_by, workers_for
+from recsim_env.experiments.workers import measured_by, workers_for
 from recsim_env.plots import save_in
 from recsim_env.rundir import RunFolder, measurement_folder
 from recsim_env.runner import Progress
