@@ -33,6 +33,7 @@ from recsim_env.cli_parts import (
     show_table,
 )
 from recsim_env.cli_study import study
+from recsim_env.cli_sweep import sweep
 from recsim_env.cli_train import train_app
 from recsim_env.errors import RecsimError, UnknownNameError
 
@@ -50,6 +51,7 @@ app.command()(evaluate)
 app.command()(agreement)
 app.command()(ope)
 app.command()(study)
+app.command()(sweep)
 
 
 @app.command()

@@ -26,6 +26,7 @@ Urls = Annotated[list[str] | None, typer.Option("--url", help="Address of an end
 Replies = Annotated[
     Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
 ]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Runs at once; default one a core.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 DataName = Annotated[str, typer.Option("--data", metavar="NAME_OR_PATH", help="A built-in data set, or a path.")]
 

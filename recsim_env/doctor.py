@@ -34,7 +34,7 @@ EXTRAS = {
     "stable-baselines3": ("training small policies", "pip install 'recsim-env[rl]'"),
     "trl": ("training language-model policies", "pip install 'recsim-env[llm-rl]'"),
     "sentence-transformers": ("text embeddings", "pip install 'recsim-env[embed]'"),
-    "ray": ("sweeps over several machines", "pip install 'recsim-env[ray]'"),
+    "ray": ("sweeps by Ray", "pip install 'recsim-env[ray]'"),
 }
 
 

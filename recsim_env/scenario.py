@@ -362,12 +362,13 @@ class Scenario(Section):
         return yaml.safe_dump(self.flat(), sort_keys=False, allow_unicode=True)
 
     def fingerprint(self) -> str:
-        """Hash of everything that can change a result (the batch size cannot)."""
+        """Hash of everything that can change a result (the batch size cannot, nor where a model is served)."""
         plain = self.flat()
         del plain["batch_size"], plain["description"], plain["training"]
         if not self.population.active:
             del plain["population"]
         del plain["engine"]["max_failure_share"]  # so that a run that failed by it can go on with a larger one
+        plain["engine"].pop("base_urls", None)  # likewise with other servers, when one of them is lost
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -50,7 +50,7 @@ LAYERS = (
         "testing",
         "doctor",
     },
-    {"cli", "cli_train", "cli_evaluate", "cli_study", "cli_parts"},
+    {"cli", "cli_train", "cli_evaluate", "cli_study", "cli_sweep", "cli_parts"},
 )
 """Imports point downwards or stay in a layer: docs/architecture.md."""
 
@@ -69,6 +69,7 @@ ONLY_IMPORTERS = {
     "mesa": {"recsim_env.population"},
     "vllm": {"recsim_env.engine.vllm"},
     "trl": {"recsim_env.training.grpo_trainer"},
+    "ray": {"recsim_env.experiments.workers"},
 }
 
 

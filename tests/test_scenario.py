@@ -204,7 +204,10 @@ def test_frozen():
 
 def test_fingerprint_ignores_only_what_cannot_change_results():
     base = Scenario()
-    assert load_scenario(base, ["batch_size=7", "description=x"]).fingerprint() == base.fingerprint()
+    assert (
+        load_scenario(base, ["batch_size=7", "description=x", "engine.base_urls=[a, b]"]).fingerprint()
+        == base.fingerprint()
+    )
     others = ["seed=1", "days=2", "users.count=3", "users.x=1", "data.split=by-time", "recommenders=ease", "engine.x=1"]
     prints = {load_scenario(base, [o]).fingerprint() for o in others}
     assert len(prints | {base.fingerprint()}) == len(others) + 1

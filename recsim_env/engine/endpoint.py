@@ -212,7 +212,7 @@ class Endpoint:
             return None
         raise EngineError(
             f"{self.config.base_urls[place]} did not answer after {attempt} attempts: {fault}. Every stored reply is "
-            "kept: start the run again with --resume once the endpoint answers."
+            "kept: start the run again with --resume once the endpoint answers, or with other addresses (--url)."
         )
 
     async def _attempt(self, url: str, body: dict[str, Any], read: Callable[[Any], T]) -> T:

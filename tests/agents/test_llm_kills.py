@@ -1,4 +1,7 @@
-"""Language-model users over HTTP, killed with SIGKILL: nothing lost, nothing doubled, at most one batch paid twice."""
+"""Language-model users over HTTP, killed with SIGKILL: nothing lost, nothing doubled, at most one batch paid twice.
+
+Several servers, and one that dies: the same rows.
+"""
 
 import json
 import math
@@ -14,7 +17,10 @@ import pytest
 import yaml
 
 from recsim_env.engine.replies import ReplyStore
+from recsim_env.errors import EngineError
 from recsim_env.rundir import load_run
+from recsim_env.runner import run_scenario
+from recsim_env.scenario import load_scenario
 
 SCENARIO = {
     "name": "killed",
@@ -118,3 +124,44 @@ def test_five_kills(world, faults, server, tmp_path):
 @pytest.mark.slow
 def test_twenty_kills(world, faults, server, tmp_path):
     check(world, faults, server, tmp_path, 20, seed=2)
+
+
+class Mortal(Canned):
+    """Breaks every connection after so many replies."""
+
+    def __init__(self, world, faults, life):
+        super().__init__(world, faults)
+        self.life = life
+
+    async def __call__(self, request, body):
+        if self.served == self.life:
+            return await self.faults.slam(request, body)
+        return self.faults.web.json_response(super().__call__(body))
+
+
+def test_several_servers_and_one_that_dies(world, faults, server, tmp_path):
+    def run(name, *urls, resume=False):
+        scenario = {**SCENARIO, "engine": {**SCENARIO["engine"], "base_urls": list(urls)}}
+        return run_scenario(load_scenario(scenario), tmp_path / name, (), resume)
+
+    second = faults.FaultServer()
+    try:
+        server.always, second.always = Canned(world, faults), Canned(world, faults)
+        run("one", server.url)
+        total, server.always.served = server.always.served, 0
+        run("two", server.url, second.url)
+        assert server.always.served + second.always.served == total
+        assert min(server.always.served, second.always.served) > total / 10
+        assert_same(tables(tmp_path / "one"), tables(tmp_path / "two"))
+
+        second.always = Mortal(world, faults, life=second.always.served // 2).__call__
+        with pytest.raises(EngineError, match=rf"{second.url} did not answer.*--resume.*--url"):
+            run("lost", server.url, second.url)
+        manifest = load_run(tmp_path / "lost").manifest
+        assert manifest["status"] == "failed"
+        assert set(manifest["engine"]["usage"]["failures"]) == {"connection"}
+        run("lost", server.url, resume=True)
+        assert load_run(tmp_path / "lost").manifest["resumed"] == 1
+        assert_same(tables(tmp_path / "one"), tables(tmp_path / "lost"))
+    finally:
+        second.close()

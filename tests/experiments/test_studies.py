@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from recsim_env.errors import RunFolderError, UnknownNameError
+from recsim_env.errors import RecsimError, RunFolderError, UnknownNameError
 from recsim_env.experiments.studies.base import STUDIES, Arm, Claim, Measured, Panel, Study, get_study
 from recsim_env.experiments.studies.conformity import measure as measure_conformity
 from recsim_env.experiments.studies.conformity import stars_and_opinions
@@ -159,6 +159,12 @@ def test_the_command_from_end_to_end(tmp_path):
     assert "another scenario" in refused.stderr
 
 
+def test_a_study_with_a_failed_run_tells_it(tmp_path):
+    with pytest.raises(RecsimError, match=r"3 of 3 runs failed; friends, seed 0.*no\.csv.*with the same --out"):
+        run_study(get_study("conformity"), [0], tmp_path / "s", ["data.path=no.csv", "data.format=csv"])
+    assert json.loads((tmp_path / "s" / "study.json").read_text())["status"] == "running"
+
+
 def test_studies_are_listed():
     listed = command("list", "studies")
     assert all(name in listed.stdout for name in STUDIES)
@@ -171,7 +177,7 @@ def test_studies_are_listed():
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_small(name, tmp_path):
     study = get_study(name)
-    path = run_study(study, [0, 1], tmp_path / "s", ["users.count=40", "days=9"])
+    path = run_study(study, [0, 1], tmp_path / "s", ["users.count=40", "days=9"], workers=2)
     found = json.loads((path / "study.json").read_text())
     for panel in study.panels:
         for arm in study.arms:
@@ -194,7 +200,7 @@ def test_a_killed_study_goes_on(tmp_path):
     first = next(runs.glob("content/seed0/impressions.parquet/*")).stat().st_mtime_ns
     assert command(*words, "--out", tmp_path / "killed").returncode == 0
     assert next(runs.glob("content/seed0/impressions.parquet/*")).stat().st_mtime_ns == first
-    assert command(*words, "--out", tmp_path / "whole").returncode == 0
+    assert command(*words, "--out", tmp_path / "whole", "--workers", 2).returncode == 0
     killed, whole = (json.loads((tmp_path / n / "study.json").read_text()) for n in ("killed", "whole"))
     assert killed["measured"] == whole["measured"]
     assert killed["claims"] == whole["claims"]

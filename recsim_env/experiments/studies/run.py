@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from recsim_env import manifest as facts
-from recsim_env.experiments.runs import complete, refuse_another
+from recsim_env.experiments.jobs import Job
+from recsim_env.experiments.runs import refuse_another
 from recsim_env.experiments.studies.base import Arm, Measured, Study
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.results import markdown, plain, summary
+from recsim_env.experiments.workers import measured_by, workers_for
 from recsim_env.plots import save_in
-from recsim_env.rundir import RunFolder, load_run, measurement_folder
+from recsim_env.rundir import RunFolder, measurement_folder
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario, load_scenario
 
@@ -34,6 +35,7 @@ def run_study(
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda at: None,
+    workers: int = 1,
 ) -> Path:
     """Runs and measures all arms.
 
@@ -43,25 +45,31 @@ def run_study(
         out: Folder; None makes one under ``runs``.
         overrides: ``"key=value"`` strings for all arms; what makes an arm stands above them.
         on_progress: Called after every simulated day.
+        workers: Runs at once, each in a process of its own; one are in this process.
 
     Returns:
         The folder, with ``study.json``, ``study.md`` and ``study.png``.
 
     Raises:
         RunFolderError: If the folder holds something else, or runs of other settings.
+        ScenarioError: If several runs at once would load a language model each.
+        RecsimError: If a run fails; the others are made all the same, and kept.
     """
     asked = {(arm.name, seed): _scenario(study, arm, seed, overrides) for seed in seeds for arm in study.arms}
     path = measurement_folder(out, RESULT, f"study-{study.name}")
-    places = {(arm, seed): path / "runs" / arm / f"seed{seed}" for arm, seed in asked}
-    for cell, scenario in asked.items():
-        refuse_another(places[cell], scenario)
-    clock = _Clock(on_progress, len(asked))
+    jobs = [
+        Job(f"{arm}, seed {seed}", scenario, path / "runs" / arm / f"seed{seed}", study.measure)
+        for (arm, seed), scenario in asked.items()
+    ]
+    for job in jobs:
+        refuse_another(job.path, job.scenario)
+    workers = workers_for(list(asked.values()), workers)
+    begun = time.perf_counter()
     with RunFolder(path) as folder:
         folder.write_json(RESULT, {"schema": 1, "study": study.name, "status": "running"})
         measured: dict[str, list[Measured]] = {arm.name: [] for arm in study.arms}
-        for number, (cell, scenario) in enumerate(asked.items()):
-            clock.start(number, f"{cell[0]}, seed {cell[1]}")
-            measured[cell[0]].append(study.measure(load_run(complete(scenario, places[cell], clock.tick))))
+        for (arm, _), found in zip(asked, measured_by(jobs, workers, on_progress), strict=True):
+            measured[arm].append(found)
         record = {
             "schema": 1,
             "study": study.name,
@@ -73,7 +81,7 @@ def run_study(
             "arms": {arm.name: {"label": arm.label, "overrides": list(arm.overrides)} for arm in study.arms},
             "measured": {name: [plain(one) for one in found] for name, found in measured.items()},
             **summary(study, measured),
-            "seconds": round(clock.seconds(), 1),
+            "seconds": round(time.perf_counter() - begun, 1),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             **facts.surroundings(),
         }
@@ -85,31 +93,3 @@ def run_study(
 
 def _scenario(study: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Scenario:
     return load_scenario(study.scenario, [*overrides, *arm.overrides, f"seed={seed}", "replications=1"])
-
-
-class _Clock:
-    """Tells the progress of all runs as that of one.
-
-    Args:
-        report: Is told.
-        n_cells: Runs in all.
-    """
-
-    def __init__(self, report: Callable[[Progress], None], n_cells: int) -> None:
-        self._report, self._n_cells, self._begun = report, n_cells, time.perf_counter()
-        self._cell, self._label, self._before, self._turns = 0, "", 0, 0
-
-    def start(self, cell: int, label: str) -> None:
-        """A run starts."""
-        self._before, self._turns = self._before + self._turns, 0
-        self._cell, self._label = cell, label
-
-    def tick(self, at: Progress) -> None:
-        """A day of the run is done."""
-        self._turns = at.n_turns
-        now = replace(at, cell=self._cell, n_cells=self._n_cells, label=self._label)
-        self._report(replace(now, n_turns=self._before + at.n_turns, seconds=self.seconds()))
-
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self._begun
