@@ -25,7 +25,7 @@ SMALL = {
     "slate_size": 5,
     "history_length": 20,
     "users": {"count": 40},
-    "recommenders": ["text-similarity"],
+    "recommenders": [{"name": "popularity", "epsilon": 0.5}],
     "retrain_every": 3,
     "creators": {"count": 50, "publish": 0.4, "patience": 3, "least": 8},
 }
@@ -178,7 +178,7 @@ def test_rows_add_up(path):
         assert active[day - 1][new].all()  # who has stopped publishes nothing
 
 
-@pytest.mark.parametrize("recommender", ["uniform", "text-similarity"])
+@pytest.mark.parametrize("recommender", ["uniform", "popularity"])
 def test_observations_can_be_rebuilt(tmp_path, monkeypatch, recommender):
     live, react = {}, Simulator.react
 

@@ -1,10 +1,10 @@
 """Cold start: do new items get seen, and do their creators go on, under recommenders that learn from clicks?
 
-Items that nobody has rated compete with known ones (Schein et al., "Methods and metrics for cold-start recommendations",
-SIGIR 2002); creators whose items nobody sees stop, and then there is less to recommend (Mladenov et al., "Optimizing
-long-term social welfare in recommender systems", ICML 2020). Exposure is told in equal shares: the impressions of an
-item on a day over those that it would have if all that is out were shown alike. Items that come out in the first half
-of the days are followed for half of the days, so that every age is measured on the same items.
+Items that nobody has rated compete with known ones (Schein et al., "Methods and metrics for cold-start
+recommendations", SIGIR 2002); creators whose items nobody sees stop, and then there is less to recommend (Mladenov et
+al., "Optimizing long-term social welfare in recommender systems", ICML 2020). Exposure is told in equal shares: the
+impressions of an item on a day over those that it would have if all that is out were shown alike. Items that come out
+in the first half of the days are followed for half of the days, so that every age is measured on the same items.
 """
 
 from __future__ import annotations
