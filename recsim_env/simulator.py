@@ -13,7 +13,7 @@ import numpy as np
 
 from recsim_env.calendar import Calendar
 from recsim_env.data.search import CatalogSearch
-from recsim_env.data.works import Works
+from recsim_env.data.works import Works, candidates_of
 from recsim_env.draws import Draws
 from recsim_env.errors import ContractError
 from recsim_env.graphs import Graph
@@ -80,7 +80,8 @@ class Simulator:
         works: Who made which item; None: nobody did, and the whole catalogue is on offer.
 
     Attributes:
-        offered: int32 (m,), the items on offer now, ascending; None is the whole catalogue. See :meth:`offer`.
+        offered: int32 (I,), everybody's candidate set: what is on offer now, each item at its own place, ``n_items`` at
+            the others; None is the whole catalogue. See :meth:`offer`.
     """
 
     def __init__(
@@ -113,8 +114,8 @@ class Simulator:
 
     def offer(self, items: IntArray) -> None:
         """From now on these items, int (m,), and no others may be shown, searched and be candidates."""
-        self.offered = np.sort(items).astype(np.int32)
-        self.search.on_offer = np.isin(np.arange(self.catalog.n_items), items)
+        self.offered = candidates_of(items, self.catalog.n_items)
+        self.search.on_offer = self.offered < self.catalog.n_items
 
     def open(self, rows: IntArray, day: int | IntArray, session: int | IntArray) -> None:
         """Starts a session of some users."""

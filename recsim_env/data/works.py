@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsim_env.draws import Draws
 from recsim_env.errors import ScenarioError
@@ -74,6 +75,16 @@ def deal(section: CreatorsSection, dataset: Dataset, draws: Draws) -> Works:
     opening = np.maximum(np.round(section.opening * lengths), 1).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Works(offsets, np.concatenate(shares).astype(np.int32), opening)
+
+
+def candidates_of(items: IntArray, n_items: int) -> NDArray[np.int32]:
+    """The candidate set of those items, int32 (I,): each at its own place, ``n_items`` at the others.
+
+    Its width never changes, whatever comes out, and a slot is an item, as with the whole catalogue.
+    """
+    row = np.full(n_items, n_items, np.int32)
+    row[items] = items
+    return row
 
 
 def _likeness(section: CreatorsSection, dataset: Dataset) -> FloatArray:
