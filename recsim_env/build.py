@@ -20,6 +20,7 @@ import numpy as np
 from recsim_env.calendar import Calendar
 from recsim_env.data.load import load_dataset
 from recsim_env.data.splits import Split, split_dataset
+from recsim_env.data.works import Works, deal
 from recsim_env.draws import Draws
 from recsim_env.engine.base import EngineUsage
 from recsim_env.engine.replies import RecordingEngine, ReplyStore
@@ -97,8 +98,17 @@ class World:
 
     @cached_property
     def split(self) -> Split:
-        """Training and test part."""
-        return split_dataset(self.dataset, self.scenario.data, self.draws)
+        """Training and test part; what creators hold back at the start is in neither."""
+        split = split_dataset(self.dataset, self.scenario.data, self.draws)
+        if self.works is None:
+            return split
+        return split.without(np.setdiff1d(self.works.items, self.works.on_offer(self.works.opening)))
+
+    @cached_property
+    def works(self) -> Works | None:
+        """Who made which item; None where the scenario has no creators."""
+        section = self.scenario.creators
+        return deal(section, self.dataset, self.draws) if section.count else None
 
     @cached_property
     def histories(self) -> Histories:
@@ -273,6 +283,7 @@ class World:
             retriever=None if scenario.candidates is None else self.retriever,
             n_candidates=scenario.candidates,
             friends=friends,
+            works=self.works,
         )
 
     def _populate(self, users: Users, draws: Draws) -> Graph | None:

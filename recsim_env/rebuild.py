@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from recsim_env.data.works import candidates_of
 from recsim_env.records import (
     SEARCH_POLICY,
     Catalog,
@@ -76,8 +77,10 @@ def rebuild(run: Run, cell: str) -> Iterator[tuple[ObservationBatch, SlateBatch,
     shown = run.table("impressions", cell=cell).sort_values([*when, "position"], kind="stable")
     k = int(scenario["slate_size"])
     users = users_of(run, int(turns["seed"].iloc[0]))
-    state = VisibleState(catalog_of(run), users, k, int(scenario["history_length"]))
+    catalog = catalog_of(run)
+    state = VisibleState(catalog, users, k, int(scenario["history_length"]))
     grid = {name: shown[name].to_numpy().reshape(-1, k) for name in _GRID}
+    releases = run.table("releases", cell=cell)
     policies = turns["policy"].to_numpy(object)
     bounds = np.flatnonzero(np.diff(_clock(turns), prepend=-1, append=-1))
     for start, stop in pairwise(bounds.tolist()):
@@ -86,7 +89,7 @@ def rebuild(run: Run, cell: str) -> Iterator[tuple[ObservationBatch, SlateBatch,
         first = part["turn"].to_numpy() == 0
         if first.any():
             state.open(rows[first], int(part["day"].iloc[0]), int(part["session"].iloc[0]))
-        obs = replace(state.observe(rows), candidates=_candidates(part))
+        obs = replace(state.observe(rows), candidates=_candidates(part, releases, catalog.n_items))
         block = {name: values[start:stop] for name, values in grid.items()}
         searched = policies[start:stop] == SEARCH_POLICY
         named, versions = policies[start:stop][~searched], part["version"].to_numpy(object)[~searched]
@@ -117,6 +120,14 @@ def _texts(column: pd.Series) -> list[str | None]:
     return [text if isinstance(text, str) else None for text in column]
 
 
-def _candidates(part: pd.DataFrame) -> np.ndarray[tuple[int, int], np.dtype[np.int32]] | None:
+def _candidates(
+    part: pd.DataFrame, releases: pd.DataFrame, n_items: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.int32]] | None:
+    """A retriever's candidates, or what creators had on offer that day; None is the whole catalogue."""
     lists = part["candidates"]
-    return None if lists.isna().all() else np.stack(lists.to_list()).astype(np.int32)
+    if not lists.isna().all():
+        return np.stack(lists.to_list()).astype(np.int32)
+    if releases.empty:
+        return None
+    out = releases.loc[releases["day"] <= part["day"].iloc[0], "item"]
+    return np.broadcast_to(candidates_of(out.to_numpy(), n_items), (len(part), n_items))

@@ -11,6 +11,7 @@
     sessions.parquet/      one row per session
     population.parquet/    one row per day of a population
     friends.parquet/       who knows whom in it        opinions.parquet/  what users told each other of items
+    creators.parquet/      one row per creator and day releases.parquet/  which item came out when
     messages.jsonl         what was said, both ways
     replies.sqlite         stored replies, where something cannot be repeated
 
@@ -39,7 +40,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsim_env.errors import RunFolderError
-from recsim_env.records import Catalog, Users
+from recsim_env.records import Catalog, IntArray, Users
 
 SCHEMA_VERSION = 1
 _LOCK_ATTEMPTS = 5
@@ -91,6 +92,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("day", pa.int32()), ("user", pa.int64()), ("to", pa.int64()), ("item", pa.int32())],
         [("stars", pa.float32()), ("valence", pa.float32())],
     ),
+    "creators": _schema(
+        _CELL,
+        [("day", pa.int32()), ("creator", pa.int32()), ("active", pa.bool_()), ("items", pa.int64())],
+        [("shown", pa.int64()), ("clicked", pa.int64())],
+    ),
+    "releases": _schema(_CELL, [("day", pa.int32()), ("creator", pa.int32()), ("item", pa.int32())]),
 }
 """Arrow schema of each table. Columns named ``trace_*`` are hidden from every policy. docs/run-folder.md explains."""
 
@@ -397,8 +404,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_items(folder: RunFolder, catalog: Catalog) -> None:
-    """Writes ``items.parquet``."""
+def write_items(folder: RunFolder, catalog: Catalog, creator: IntArray | None = None) -> None:
+    """Writes ``items.parquet``, with the items' creators, int (I,), where there are any."""
     names = np.array(catalog.categories, object)
     folder.write_frame(
         "items.parquet",
@@ -410,6 +417,7 @@ def write_items(folder: RunFolder, catalog: Catalog) -> None:
                 "year": catalog.year,
                 "categories": pa.array([names[row].tolist() for row in catalog.item_categories], pa.list_(pa.string())),
                 "popularity": catalog.popularity,
+                **({} if creator is None else {"creator": creator}),
             }
         ).replace_schema_metadata({"recsim_env.categories": json.dumps(catalog.categories)}),
     )
@@ -472,7 +480,7 @@ class Run:
         """One table, or some of its columns, of all cells or one, of all users or one.
 
         Args:
-            name: ``impressions``, ``turns``, ``sessions``, ``population``, ``friends`` or ``opinions``.
+            name: One of :data:`SCHEMAS`.
             columns: Columns to read; None is all.
             cell: Name of a cell as in ``progress.json``; None is all.
             user: Row of a user in the population of its seed; None is all.
@@ -521,6 +529,16 @@ class Run:
     def opinions(self) -> pd.DataFrame:
         """What behavioural users told each other of items; ``to`` is -1 where all acquaintances heard it."""
         return self.table("opinions")
+
+    @cached_property
+    def creators(self) -> pd.DataFrame:
+        """One row per creator and day; empty where the scenario has none."""
+        return self.table("creators")
+
+    @cached_property
+    def releases(self) -> pd.DataFrame:
+        """When each item came out, and whose it is, in a run with creators; what was held back to the end is absent."""
+        return self.table("releases")
 
     @cached_property
     def items(self) -> pd.DataFrame:

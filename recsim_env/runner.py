@@ -30,6 +30,7 @@ from recsim_env.scenario import RecommenderSection, Scenario, load_scenario
 from recsim_env.simulator import Outcome, Simulator
 
 if TYPE_CHECKING:
+    from recsim_env.creators import Creators
     from recsim_env.population import Population
 
 COMMIT_ROWS = 1_000_000
@@ -198,7 +199,7 @@ def _open(folder: RunFolder, world: World, resume: bool) -> dict[str, Any]:
             "cells": [],
         }
         folder.write_text("scenario.yaml", scenario.to_yaml())
-        write_items(folder, world.split.train.catalog)
+        write_items(folder, world.split.train.catalog, None if world.works is None else world.works.creator)
         write_users(folder, {seed: world.users(seed) for seed in record["seeds"]})
         folder.write_json("progress.json", {})
     record["status"] = "running"
@@ -252,10 +253,13 @@ def _run_cell(
     everybody = np.arange(simulator.users.n_users)
     sessions = _Sessions(len(everybody))
     population = _population(scenario, simulator, writer)
+    creators = _creators(scenario, simulator)
     n_turns = 0
     for day in range(scenario.days):
         if scenario.retrain_every and day and day % scenario.retrain_every == 0:
             recommender.retrain(simulator.draws)
+        if creators is not None:
+            creators.morning(day)
         rows = everybody if population is None else population.morning(day)
         came = np.zeros(len(everybody), np.bool_)
         for session in range(scenario.calendar.max_sessions):
@@ -274,9 +278,11 @@ def _run_cell(
                         slate = stored_slate(store, label, seed, obs, lambda o: simulator.serve(recommender, o))
                     outcome = simulator.react(obs, slate)
                     recommender.observe(obs, slate, outcome.feedback)
+                    if creators is not None:
+                        creators.see(slate, outcome.feedback)
                     sessions.add(obs, outcome)
                     if day >= writer.committed_days:
-                        _write_turn(writer, obs, slate, outcome)
+                        _write_turn(writer, obs, slate, outcome, obs.candidates if scenario.candidates else None)
                         sessions.write(writer, obs, outcome)
                     staying.append(batch[~outcome.left])
                     n_turns += len(batch)
@@ -287,14 +293,17 @@ def _run_cell(
                 writer.say(day, -1, -1, words.user, "user", words.kind, words.text, words.to)
         if population is not None:
             population.evening(np.flatnonzero(came), said, writer)
+        if creators is not None:
+            creators.evening(writer)
         clock.tick(day + 1, n_turns)
         # Days of language-model users take long and hold few rows: whoever watches should see each.
         due = writer.pending_rows >= COMMIT_ROWS or clock.since_commit() >= COMMIT_SECONDS or store is not None
         if day >= writer.committed_days and due and day + 1 < scenario.days:
             writer.commit(day + 1)
             clock.committed()
-    if population is not None:
-        population.close()
+    for society in (population, creators):
+        if society is not None:
+            society.close()
     return n_turns
 
 
@@ -308,6 +317,15 @@ def _population(scenario: Scenario, simulator: Simulator, writer: CellWriter) ->
     if not writer.committed_days:
         population.write_friends(writer)
     return population
+
+
+def _creators(scenario: Scenario, simulator: Simulator) -> Creators | None:
+    """Those who make the items, where the scenario has any."""
+    if not scenario.creators.count:
+        return None
+    from recsim_env.creators import Creators
+
+    return Creators(simulator, scenario.creators)
 
 
 class _Sessions:
@@ -347,8 +365,13 @@ class _Sessions:
         writer.add("sessions", len(ends), columns)
 
 
-def _write_turn(writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, outcome: Outcome) -> None:
-    """Writes one page of N users: N turns, N x K impressions, and what was said."""
+def _write_turn(
+    writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, outcome: Outcome, candidates: IntArray | None
+) -> None:
+    """Writes one page of N users: N turns, N x K impressions, and what was said.
+
+    ``candidates`` are those that a retriever picked; what else is on offer follows from ``releases``.
+    """
     n, k = slate.items.shape
     f, t = outcome.feedback, outcome.trace
     codes = np.zeros(n, np.int32) if slate.searched is None else slate.searched.astype(np.int32)
@@ -379,7 +402,7 @@ def _write_turn(writer: CellWriter, obs: ObservationBatch, slate: SlateBatch, ou
         "version": (codes, [slate.version, ""]),
         "message_kind": obs.message_kind,
         "message": _column(obs.message),
-        "candidates": obs.candidates,
+        "candidates": candidates,
         "answer": None if slate.answer is None else _column(slate.answer),
         "next_action": f.next_action,
         "next_message": _column(f.message),

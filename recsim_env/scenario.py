@@ -212,6 +212,26 @@ class PopulationSection(Section):
         return [name for name in ("sway", "conformity", "drift") if getattr(self, name)]
 
 
+class CreatorsSection(Section):
+    """Who makes the items: creators publish over the days and stop when nobody sees them; docs/population.md.
+
+    With ``count`` 0 there are none, and the whole catalogue is on offer from day 0.
+    """
+
+    count: int = Field(default=0, ge=0)
+    """Creators, among whom the catalogue is dealt out in equal shares; 0 is none."""
+    deal: Literal["random", "category", "rating"] = "random"
+    """How: at random, by first category (creators have a style), or by mean mark (some are better than others)."""
+    opening: float = Field(default=0.5, gt=0, le=1)
+    """Share of a creator's items that are on offer on day 0, at least one. The others have no ratings yet."""
+    publish: float = Field(default=0.2, ge=0, le=1)
+    """Probability that a creator publishes its next item on a day."""
+    patience: int = Field(default=7, ge=1)
+    """Days that a creator looks back on in the evening, when it decides whether to go on."""
+    least: int = Field(default=1, ge=0)
+    """Impressions of its items in these days below which it stops for good; 0 is never."""
+
+
 class EmbedderSection(OpenSection):
     """What turns texts into vectors, for memory."""
 
@@ -319,6 +339,8 @@ class Scenario(Section):
     """Days, sessions, return and churn."""
     population: PopulationSection = PopulationSection()
     """Members, acquaintances and what they do to each other."""
+    creators: CreatorsSection = CreatorsSection()
+    """Who makes the items, and when they come out."""
     engine: EngineSection = EngineSection()
     """The language-model engine; not needed by behavioural users."""
     training: TrainingSection = TrainingSection()
@@ -367,6 +389,8 @@ class Scenario(Section):
         del plain["batch_size"], plain["description"], plain["training"]
         if not self.population.active:
             del plain["population"]
+        if not self.creators.count:
+            del plain["creators"]
         del plain["engine"]["max_failure_share"]  # so that a run that failed by it can go on with a larger one
         plain["engine"].pop("base_urls", None)  # likewise with other servers, when one of them is lost
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ import numpy as np
 
 from recsim_env.calendar import Calendar
 from recsim_env.data.search import CatalogSearch
+from recsim_env.data.works import Works, candidates_of
 from recsim_env.draws import Draws
 from recsim_env.errors import ContractError
 from recsim_env.graphs import Graph
@@ -76,6 +77,11 @@ class Simulator:
         retriever: Picks the candidate set of every observation, or None: the whole catalogue.
         n_candidates: Size of the candidate set.
         friends: Who knows whom; None where the users are no population with acquaintances.
+        works: Who made which item; None: nobody did, and the whole catalogue is on offer.
+
+    Attributes:
+        offered: int32 (I,), everybody's candidate set: what is on offer now, each item at its own place, ``n_items`` at
+            the others; None is the whole catalogue. See :meth:`offer`.
     """
 
     def __init__(
@@ -92,8 +98,9 @@ class Simulator:
         retriever: Recommender | None = None,
         n_candidates: int | None = None,
         friends: Graph | None = None,
+        works: Works | None = None,
     ) -> None:
-        self.friends = friends
+        self.friends, self.works = friends, works
         self.catalog, self.users, self.model = catalog, users, model
         self.calendar, self.reward, self.draws = calendar, reward, draws
         self.slate_size, self.max_turns = slate_size, max_turns
@@ -101,6 +108,14 @@ class Simulator:
         self.visible = VisibleState(catalog, users, slate_size, history_length)
         self.search = CatalogSearch(catalog)
         self._mood = np.zeros(users.n_users, np.float32)
+        self.offered: IntArray | None = None
+        if works is not None:
+            self.offer(works.on_offer(works.opening))
+
+    def offer(self, items: IntArray) -> None:
+        """From now on these items, int (m,), and no others may be shown, searched and be candidates."""
+        self.offered = candidates_of(items, self.catalog.n_items)
+        self.search.on_offer = self.offered < self.catalog.n_items
 
     def open(self, rows: IntArray, day: int | IntArray, session: int | IntArray) -> None:
         """Starts a session of some users."""
@@ -117,6 +132,8 @@ class Simulator:
     def observe(self, rows: IntArray) -> ObservationBatch:
         """What a recommender may see of some users now."""
         obs = self.visible.observe(rows)
+        if self.offered is not None:
+            obs = replace(obs, candidates=np.broadcast_to(self.offered, (obs.n, len(self.offered))))
         if self.retriever is None or self.n_candidates is None:
             return obs
         return replace(obs, candidates=self.retriever.recommend(obs, self.n_candidates, self.draws).items)
@@ -139,7 +156,7 @@ class Simulator:
         """The users' reactions; ends sessions and lives where they end.
 
         Raises:
-            ContractError: If the slate has the wrong shape or holds items outside the catalogue.
+            ContractError: If the slate has the wrong shape, or holds items outside the catalogue or not on offer.
         """
         items = slate.items
         if items.shape != (obs.n, self.slate_size):
@@ -149,6 +166,14 @@ class Simulator:
                 f"{slate.policy}: slate holds item indices from {items.min()} to {items.max()}; allowed are 0 to "
                 f"{self.catalog.n_items - 1}, and {self.catalog.n_items} for an empty position."
             )
+        if self.search.on_offer is not None:
+            held_back = ~np.append(self.search.on_offer, True)[items]
+            if held_back.any():
+                row, position = np.argwhere(held_back)[0]
+                raise ContractError(
+                    f"{slate.policy}: item {items[row, position]} (user {obs.user_index[row]}, position {position}) is "
+                    f"not on offer on day {obs.day[row]}. Recommend only items of obs.candidates."
+                )
         feedback, trace = self.model.react(obs, slate)
         left = (feedback.next_action == NextAction.LEAVE) | (obs.turn + 1 >= self.max_turns)
         if (left & (feedback.next_action != NextAction.LEAVE)).any():

@@ -197,14 +197,17 @@ class RecommenderContract:
         assert (slate.items < data.n_items).all()
 
     def test_candidates(self) -> None:
-        """Only candidates are shown."""
+        """Only candidates are shown, and found by a recommender that searches; what is not out yet is none."""
         data = tiny_dataset()
         obs = self.users(data)
         wanted = np.array([11, 3, 10, 2, 9, data.n_items], np.int32)
-        obs = replace(obs, candidates=np.tile(wanted, (obs.n, 1)))
+        obs = replace(obs, candidates=np.broadcast_to(wanted, (obs.n, len(wanted))))  # one row for all, not to write to
         made = self.fitted(data)
         slate = made.recommend(obs, K, Draws(6))
         assert np.isin(slate.items, wanted).all()
+        kind = np.full(obs.n, MessageKind.SEARCH, np.int8)
+        found = made.search(replace(obs, message=["item-4 Even"] * obs.n, message_kind=kind), K, Draws(6))
+        assert found is None or np.isin(found.items, wanted).all()
         np.testing.assert_allclose(made.log_prob(obs, slate.items), np.log(slate.propensity), atol=1e-4)
         outside = np.tile(np.array([0, 4, 6]), (obs.n, 1))
         assert (made.log_prob(obs, outside) == -np.inf).all()

@@ -263,7 +263,12 @@ class RecSimVectorEnv(VectorEnv[Observation, IntArray, NDArray[Any]]):
 
 def _world(source: Source | None, overrides: Sequence[str], world: World | None) -> World:
     if world is None:
-        return World(load_scenario("quickstart" if source is None else source, overrides))
-    if source is not None or overrides:
+        world = World(load_scenario("quickstart" if source is None else source, overrides))
+    elif source is not None or overrides:
         raise ScenarioError("Give either a world, which has its scenario, or a scenario with its overrides.")
+    if world.scenario.creators.count:
+        raise ScenarioError(
+            "creators: the Gymnasium environment has no creators, whose items come out over the days of all users "
+            "together. Set creators.count=0, or run the scenario with 'recsim-env run'."
+        )
     return world

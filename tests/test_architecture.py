@@ -36,7 +36,7 @@ LAYERS = (
     {"agents", "recommenders", "engine", "evaluation", "scenarios"},
     {"simulator", "calendar", "spaces", "slots", "page"},
     {"build"},
-    {"env", "vector_env", "vector_checker", "episodes", "wrappers", "population", "registration"},
+    {"env", "vector_env", "vector_checker", "episodes", "wrappers", "population", "creators", "registration"},
     {"runner", "training"},
     {
         "experiments",
@@ -66,7 +66,7 @@ THROUGH_THE_REGISTRY = {"simulator", "calendar", "spaces", "env", "vector_env", 
 """Core modules, which know plug-ins by name only."""
 
 ONLY_IMPORTERS = {
-    "mesa": {"recsim_env.population"},
+    "mesa": {"recsim_env.population", "recsim_env.creators"},
     "vllm": {"recsim_env.engine.vllm"},
     "trl": {"recsim_env.training.grpo_trainer"},
     "ray": {"recsim_env.experiments.workers"},

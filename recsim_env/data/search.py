@@ -11,7 +11,16 @@ from collections import defaultdict
 
 import numpy as np
 
-from recsim_env.records import SEARCH_POLICY, ByteArray, Catalog, IntArray, ObservationBatch, SlateBatch, is_seen
+from recsim_env.records import (
+    SEARCH_POLICY,
+    BoolArray,
+    ByteArray,
+    Catalog,
+    IntArray,
+    ObservationBatch,
+    SlateBatch,
+    is_seen,
+)
 
 _WORD = re.compile(r"\w+")
 
@@ -21,10 +30,14 @@ class CatalogSearch:
 
     Args:
         catalog: The items.
+
+    Attributes:
+        on_offer: bool (I,), what may be found now; None is everything.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
+        self.on_offer: BoolArray | None = None
         self._items: dict[str, set[int]] = defaultdict(set)
         for i, title in enumerate(catalog.title):
             for word in _WORD.findall(str(title).lower()):
@@ -55,6 +68,8 @@ class CatalogSearch:
             by_query[text or ""].append(i)
         for text, rows in by_query.items():
             ranking = self.ranking(text)
+            if self.on_offer is not None:
+                ranking = ranking[self.on_offer[ranking]]
             if ranking.size:
                 self._fill(items, np.array(rows), obs.seen, ranking)
         unknown = np.full(items.shape, np.nan, np.float32)

@@ -24,6 +24,15 @@ class Split:
     train: Dataset
     test: Ratings
 
+    def without(self, items: IntArray) -> Split:
+        """The split without any rating of some items, which stay in the catalogue: nobody has heard of them yet."""
+        known = np.ones(self.train.n_items, np.bool_)
+        known[items] = False
+        train = self.train.ratings
+        return Split(
+            self.train.with_ratings(train.take(known[train.item_index])), self.test.take(known[self.test.item_index])
+        )
+
 
 def split_dataset(dataset: Dataset, data: Data, draws: Draws) -> Split:
     """Holds ratings out.

@@ -15,6 +15,8 @@ from scipy import stats
 
 from recsim_env.errors import RecsimError, RunFolderError, UnknownNameError
 from recsim_env.experiments.studies.base import STUDIES, Arm, Claim, Measured, Panel, Study, get_study
+from recsim_env.experiments.studies.cold_start import exposure_by_age
+from recsim_env.experiments.studies.cold_start import measure as measure_cold_start
 from recsim_env.experiments.studies.conformity import measure as measure_conformity
 from recsim_env.experiments.studies.conformity import stars_and_opinions
 from recsim_env.experiments.studies.figure import plot
@@ -80,6 +82,39 @@ def test_opinions_count_when_they_were_heard_before():
 def test_the_share_of_the_gap_that_is_closed():
     assert measure_conformity(told_run(True)).outcomes["gap closed"] == pytest.approx(0.5)
     assert measure_conformity(told_run(False)).outcomes["gap closed"] == 0.0
+
+
+def test_exposure_in_equal_shares_by_age():
+    """Items 0 to 2 are there from the start; 3 comes out on day 1, 4 on day 3, 5 on day 4, 6 never."""
+    released = np.array([0, 0, 0, 1, 3, 4, 6])
+    shown = np.ones((7, 6)) * (np.arange(6) >= released[:, None])
+    np.testing.assert_allclose(exposure_by_age(shown, released), [1.0] * 3 + [np.nan] * 3)
+    shown[3, 1:4] = 0, 4, 10  # of 3, 7 and 14 impressions of four, four and five items
+    shown[4, 3:6] = 1, 0, 2  # of 14, 5 and 7 of five, six and six
+    expected = [(0 + 1 / 2.8) / 2, (4 / 1.75 + 0) / 2, (10 / 2.8 + 2 / (7 / 6)) / 2]
+    np.testing.assert_allclose(exposure_by_age(shown, released)[:3], expected)
+    shown[:, 1] = 0  # nobody came on day 1
+    np.testing.assert_allclose(exposure_by_age(shown, released)[0], 1 / 2.8)
+    assert np.isnan(exposure_by_age(shown, np.zeros(7, int))).all()
+
+
+def test_creators_and_clicks_are_counted():
+    page = pd.DataFrame({"day": [0, 0, 1, 1], "item": [0, 1, 2, 3], "clicked": [True, False, True, False]})
+    people = pd.DataFrame(
+        {"day": [0, 0, 1, 1], "creator": [0, 1, 0, 1], "active": [True, True, False, True], "shown": [2, 0, 1, 0]}
+    )
+    run = SimpleNamespace(
+        manifest={"scenario": {"days": 2, "slate_size": 2}}, items=range(3), creators=people,
+        releases=pd.DataFrame({"day": [0, 0, 1], "item": [0, 1, 2]}), table=lambda name, columns: page,
+    )  # fmt: skip
+    found = measure_cold_start(run)
+    assert found.series["active"] == [1.0, 0.5]
+    assert found.series["clicks"] == [1.0, 1.0]
+    assert found.series["age"][0] == pytest.approx(1 / (1 / 3))  # one new item, one impression, three items
+    assert found.outcomes["creators"] == 0.5
+    assert found.outcomes["gini"] == 0.5
+    assert found.outcomes["new items out"] == 1
+    assert found.outcomes["clicks"] == 1.0
 
 
 def test_intervals_are_those_of_students_t():

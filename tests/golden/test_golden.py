@@ -18,13 +18,15 @@ HERE = Path(__file__).parent
 SMALL = ["users.count=25", "days=4", "replications=1"]
 NAMES = [name for name in scenario_names() if load_scenario(name).users.model == "behavioral"]
 SOCIAL = [name for name in NAMES if load_scenario(name).population.active]
+MADE = [name for name in NAMES if load_scenario(name).creators.count]
 KEYS = ["recommender", "seed", "day", "session", "turn", "user", "position"]
 
 
 @pytest.mark.parametrize(
     ("name", "table"),
     [(name, table) for table in ("impressions", "turns", "sessions") for name in NAMES]
-    + [(name, table) for table in ("population", "opinions") for name in SOCIAL],
+    + [(name, table) for table in ("population", "opinions") for name in SOCIAL]
+    + [(name, table) for table in ("creators", "releases") for name in MADE],
 )
 def test_golden(name, table, runs):
     frame = load_run(runs(name)).table(table)
