@@ -19,6 +19,8 @@ from recsim_env.experiments.studies.conformity import measure as measure_conform
 from recsim_env.experiments.studies.conformity import stars_and_opinions
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.filter_bubble import entropy_of_last
+from recsim_env.experiments.studies.popularity_loop import last_films
+from recsim_env.experiments.studies.popularity_loop import measure as measure_loop
 from recsim_env.experiments.studies.results import markdown, over_seeds, summary
 from recsim_env.experiments.studies.run import run_study
 from recsim_env.rundir import load_run
@@ -54,6 +56,35 @@ def test_entropy_of_the_last_ten_films():
     found = entropy_of_last(user, day, item, genres, 2, 6)
     assert found[0].tolist() == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]  # ten of one, half and half, ten of the other
     assert np.isnan(found[1]).all()
+
+
+def test_the_last_ten_films():
+    user = np.array([1] * 4 + [0] * 9 + [1] * 7 + [2] * 10)
+    who, item = last_films(user, np.arange(30), 4)
+    assert who.tolist() == [1] * 10 + [2] * 10  # user 0 has watched nine, user 3 nothing
+    assert item.tolist() == [1, 2, 3, *range(13, 20), *range(20, 30)]
+
+
+@pytest.mark.parametrize(("same", "gini", "overlap"), [(True, 0.75, 1.0), (False, 0.0, 0.0)])
+def test_what_all_watch_is_concentrated_and_overlaps(same, gini, overlap):
+    """Four users watch ten films a day of forty: all the same ten, or everybody its own."""
+    day, user, place = (a.ravel() for a in np.mgrid[0:3, 0:4, 0:10])
+    item = place if same else 10 * user + place
+    shown = pd.DataFrame({"day": day, "session": 0, "turn": 0, "user": user, "position": place, "item": item})
+    shown["clicked"] = True
+    found = measure_loop(
+        SimpleNamespace(
+            manifest={"scenario": {"days": 3}},
+            users=[None] * 4,
+            items=[None] * 40,
+            friends=pd.DataFrame({"user": [0, 1], "friend": [1, 0]}),
+            table=lambda name, columns: shown,
+        )
+    )
+    assert found.outcomes["overlap, like-minded"] == found.outcomes["overlap, any two"] == overlap
+    assert found.outcomes["clicks per page"] == 10.0
+    # The latest clicks, five for each user, are those of users 2 and 3: ten films or twenty.
+    assert found.outcomes["Gini of clicks"] == pytest.approx(gini if same else 0.5)
 
 
 def told_run(conforming):

@@ -101,7 +101,7 @@ class Study:
     measure: Callable[[Run], Measured]
 
 
-STUDIES = ("filter_bubble", "conformity", "polarisation")
+STUDIES = ("filter_bubble", "popularity_loop", "conformity", "polarisation")
 """Studies by name; each is a module of this folder with a ``STUDY``."""
 
 
