@@ -148,7 +148,6 @@ def test_prices_are_those_of_a_page():
     shown = pd.DataFrame(
         {
             "recommender": ["uniform"] * 4 + ["ease"] * 2,
-            "user": [0, 0, 1, 1, 0, 0],
             "position": [0, 1] * 3,
             "item": [0, 1, 2, 2, 0, 0],
             "clicked": [True, False, False, False, True, True],
@@ -161,14 +160,12 @@ def test_prices_are_those_of_a_page():
         {"recommender": "ease", "n_turns": 1, "cpu_seconds": 0.5, "engine": engine},
     ]
     items = pd.DataFrame({"categories": [["A"], ["B"], ["A", "B"]]})
-    run = SimpleNamespace(
-        users=[0, 1], items=items, manifest={"cells": cells}, table=lambda name, columns: shown[columns]
-    )  # fmt: skip
+    run = SimpleNamespace(items=items, manifest={"cells": cells}, table=lambda name, columns: shown[columns])
     found = measure_realism(run)
     assert found.series == {"films": [0.5, 2.0], "variety": [1.0, 0.0], "seconds": [2.0, 0.5]}
     assert found.outcomes == {
-        "films, EASE less random": 1.5, "genres, EASE less random": -1.0, "films": 2.0, "mark": 8.0, "seconds": 1.5,
-        "tokens read": 400.0, "tokens computed": 100.0, "tokens written": 20.0,
+        "films, EASE over random": 4.0, "films, EASE less random": 1.5, "genres, EASE less random": -1.0, "films": 2.0,
+        "mark": 8.0, "seconds": 1.5, "tokens read": 400.0, "tokens computed": 100.0, "tokens written": 20.0,
     }  # fmt: skip
 
 
@@ -262,7 +259,7 @@ def test_studies_are_listed():
 def test_every_study_runs_small(name, tmp_path):
     study = get_study(name)
     small = ["users.count=4", "days=1", "max_turns=2"] if name == "realism" else ["users.count=40", "days=9"]
-    path = run_study(study, [0, 1], tmp_path / "s", small)
+    path = run_study(study, [0], tmp_path / "s", small)
     found = json.loads((path / "study.json").read_text())
     for panel in study.panels:
         for arm in study.arms:
@@ -274,7 +271,7 @@ def test_every_study_runs_small(name, tmp_path):
 @pytest.mark.slow
 def test_a_study_of_users_with_a_language_model(tmp_path):
     words = ["study", "popularity_loop", "--seeds", "1", "--out", tmp_path / "s", "-q"]
-    few = ["users.model=llm", "users.count=3", "days=2", "slate_size=4", "max_turns=2"]
+    few = ["users.model=llm", "users.count=2", "days=1", "slate_size=4", "max_turns=2"]
     done = command(*words, *(f"--set={o}" for o in few))
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "s" / "study.json").read_text())
