@@ -32,6 +32,7 @@ from recsim_env.graphs import Graph
 from recsim_env.interfaces import Config, Opinions, UserModel
 from recsim_env.records import (
     BoolArray,
+    ByteArray,
     Catalog,
     Dataset,
     Feedback,
@@ -244,6 +245,8 @@ class BehavioralUsers(UserModel):
         self._listen(after, asked, items[asked], wish[asked], None if slate.answer is None else slate.answer[part])
         self._mindset[rows] = after
         action, message = self._decide(rows, keys, after, joy)
+        if self.influence is not None and self.influence.section.curiosity:
+            self._look_up(rows, keys, action, message, obs.seen[part], np.where(clicked, items, self.catalog.n_items))
         # By the user's own taste, without what friends said: that is what conformity is measured against.
         expected = self.preferences.expected(score, self.tastes.noise[rows][:, None])
         fallback = np.zeros(len(rows), np.bool_)
@@ -438,6 +441,28 @@ class BehavioralUsers(UserModel):
         if talks.size:
             message[talks] = self._words(rows[talks], keys[talks], searches[talks])
         return action, message.tolist()
+
+    def _look_up(
+        self, rows: IntArray, keys: Keys, action: IntArray, message: Texts, seen: ByteArray, watched: IntArray
+    ) -> None:
+        """Who would only turn the page may search for a film that a friend praised, unless it has watched it already.
+
+        Args:
+            rows: int (n,), users.
+            keys: uint64 (n,), their keys.
+            action: int8 (n,), what they do next; changed in place.
+            message: Their words; changed in place.
+            seen: uint8 (n, B), packed, what they had watched before this page.
+            watched: int (n, K), what they watched on it, padded with ``n_items``.
+        """
+        assert self.influence is not None
+        free = np.flatnonzero(action == NextAction.NEXT)
+        luck = Draws.uniforms(keys[free], 4 * (self.catalog.n_items + 1) + np.array([2]))[:, 0]
+        tips = self.influence.take_tips(rows[free], luck)
+        known = is_seen(seen[free], np.maximum(tips, 0)[:, None])[:, 0] | (watched[free] == tips[:, None]).any(axis=1)
+        for i, tip in zip(free[~known].tolist(), tips[~known].tolist(), strict=True):
+            if tip >= 0:
+                action[i], message[i] = NextAction.SEARCH, str(self.catalog.title[tip])
 
     def _words(self, rows: IntArray, keys: Keys, searches: BoolArray) -> TextArray:
         """What users say: a genre to search for, or what they have enough of and what they want instead."""

@@ -1,4 +1,4 @@
-"""What behavioural users do to each other, and what they like does to them: talk, sway, conformity, drift.
+"""What behavioural users do to each other, and what they like does to them: talk, sway, conformity, curiosity, drift.
 
 All of it is assumed, and all of it is off until a scenario's ``population`` says otherwise; docs/population.md has the
 equations. Opinions are signals (speaker, item, mark), not words: chats with one friend and posts to all acquaintances,
@@ -57,11 +57,14 @@ class Influence:
         self.opinions = OpinionStore(n, catalog.n_items)
         self._item = np.full(n, -1, np.int64)  # what each user would speak of tonight
         self._stars = np.zeros(n, np.float32)
+        self._tip = np.full(n, -1, np.int64)  # what each user has heard praised most since it last took a tip
+        self._praise = np.zeros(n, np.float32)
 
     def clear(self, rows: IntArray) -> None:
         """A new life of some users: nothing heard, tastes as they were."""
         self.affinity[rows] = self._first[rows]
         self._item[rows] = -1
+        self._tip[rows], self._praise[rows] = -1, 0.0
         self.opinions.forget(rows)
 
     def valence(self, stars: FloatArray) -> FloatArray:
@@ -98,6 +101,21 @@ class Influence:
         moved = score.copy()
         moved[hit] += (1.0 - (1.0 - share) ** count) * (self.opinions.stars[place] / count - score[hit])
         return moved
+
+    def take_tips(self, rows: IntArray, luck: FloatArray) -> IntArray:
+        """What users look up because a friend praised it; a tip is taken, or forgotten, once.
+
+        Args:
+            rows: int (n,), users, each once.
+            luck: float (n,) in (0, 1).
+
+        Returns:
+            Item indices, int64 (n,); -1 where a user looks nothing up.
+        """
+        taken = luck < self.section.curiosity * self._praise[rows]
+        tips = np.where(taken, self._tip[rows], -1)
+        self._tip[rows], self._praise[rows] = -1, 0.0
+        return tips
 
     def live(self, rows: IntArray, items: IntArray, stars: FloatArray, liked: BoolArray) -> None:
         """What users watched moves their tastes, and is what they may speak of tonight: their strongest opinion.
@@ -157,17 +175,24 @@ class Influence:
             self.opinions.add(receiver, item, told.stars[utterance], valence)
         if self.section.drift:
             self._drift(receiver, item, valence)
+        if self.section.curiosity:
+            order = np.lexsort((-valence, receiver))
+            best = order[np.flatnonzero(np.diff(receiver[order], prepend=-1))]
+            best = best[valence[best] > self._praise[receiver[best]]]
+            self._tip[receiver[best]], self._praise[receiver[best]] = item[best], valence[best]
 
     def state(self) -> dict[str, Any]:
         """Copies of the changing arrays, by names that start with ``influence_``."""
         own = {"affinity": self.affinity, "item": self._item, "stars": self._stars}
+        own |= {"tip": self._tip, "praise": self._praise}
         heard = {f"heard_{name}": getattr(self.opinions, name) for name in OpinionStore.ARRAYS}
         return {f"influence_{name}": array.copy() for name, array in (own | heard).items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes what :meth:`state` gave."""
         self.affinity[:] = state["influence_affinity"]
-        self._item[:], self._stars[:] = state["influence_item"], state["influence_stars"]
+        for name in ("item", "stars", "tip", "praise"):
+            getattr(self, f"_{name}")[:] = state[f"influence_{name}"]
         for name in OpinionStore.ARRAYS:
             setattr(self.opinions, name, state[f"influence_heard_{name}"].copy())
 

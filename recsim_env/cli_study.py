@@ -11,7 +11,7 @@ from recsim_env.cli_parts import Overrides, Quiet, TurnsBar, err, out, show_tabl
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="filter_bubble, conformity or polarisation.")],
+    name: Annotated[str, typer.Argument(help="A study; 'recsim-env list studies' shows all.")],
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Number of seeds.")] = 5,
     first_seed: Annotated[int, typer.Option("--seed", metavar="N", help="The first of them.")] = 0,
     overrides: Overrides = None,

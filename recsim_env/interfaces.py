@@ -271,8 +271,8 @@ class UserModel(ABC):
         """
         if friends is not None or section.influences:
             raise ScenarioError(
-                f"population: users of {type(self).__name__} neither talk nor change. Leave graph, sway, conformity "
-                "and drift out, or choose another users.model."
+                f"population: users of {type(self).__name__} neither talk nor change. Leave graph, sway, conformity, "
+                "curiosity and drift out, or choose another users.model."
             )
 
     def exchange(self, day: int, rows: IntArray) -> Opinions:

@@ -224,6 +224,7 @@ def _run_cells(
             fitted = {section.title: (fresh, offline)}  # one at a time: some are large
         recommender, offline = copy.deepcopy(fitted[section.title])
         simulator = world.simulator(seed)
+        fitted_at, asked = time.process_time(), copy.deepcopy(world.engine_usage())
         try:
             n_turns = _run_cell(scenario, simulator, recommender, section.title, seed, writer, store, clock)
         except BaseException:
@@ -232,6 +233,9 @@ def _run_cells(
             raise
         seconds = round(time.perf_counter() - begun, 3)
         told = {"offline": offline, "n_turns": n_turns, "seconds": seconds, "users": simulator.model.engine_report()}
+        told["cpu_seconds"] = round(time.process_time() - fitted_at, 3)
+        if (usage := world.engine_usage()) is not None:
+            told["engine"] = (usage if asked is None else usage.since(asked)).as_dict()
         record["cells"] = [c for c in record["cells"] if (c["recommender"], c["seed"]) != (section.title, seed)]
         record["cells"].append({**cell, **told})
         _tell_engine(record, world)

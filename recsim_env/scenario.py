@@ -176,6 +176,9 @@ class PopulationSection(Section):
     """Log-odds of a click on an item that one friend has praised to the utmost (behavioural users)."""
     conformity: float = Field(default=0.0, ge=0, le=1)
     """Share of the gap between a user's own mark and its friends' mean that each opinion heard closes (behavioural)."""
+    curiosity: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a user searches, on its next visit, for the item that it heard praised most, if the praise was
+    to the utmost (behavioural users)."""
     drift: float = Field(default=0.0, ge=0)
     """How far one liked item, or one opinion heard, moves a user's genre affinity (behavioural users)."""
 
@@ -209,7 +212,7 @@ class PopulationSection(Section):
     @property
     def influences(self) -> list[str]:
         """Settings by which users move each other or themselves, as far as they are set."""
-        return [name for name in ("sway", "conformity", "drift") if getattr(self, name)]
+        return [name for name in ("sway", "conformity", "curiosity", "drift") if getattr(self, name)]
 
 
 class CreatorsSection(Section):

@@ -14,9 +14,11 @@ import pytest
 
 from recsim_env.errors import RunFolderError, ScenarioError
 from recsim_env.evaluation.story import tell_days, tell_person
+from recsim_env.experiments.studies.heard import opinions_heard
 from recsim_env.graphs import Graph
 from recsim_env.interfaces import UserModel
 from recsim_env.population import COLUMNS, Population, User
+from recsim_env.records import SEARCH_POLICY, NextAction
 from recsim_env.rundir import SCHEMAS, load_run
 from recsim_env.runner import run_scenario
 from recsim_env.scenario import PopulationSection, load_scenario
@@ -32,7 +34,7 @@ SMALL = {
 }
 SOCIAL = {
     "graph": "homophilous", "degree": 6, "members": 0.5, "arrivals": 1.5, "word_of_mouth": 0.05, "chat": 0.5,
-    "post": 0.4, "sway": 1.0, "conformity": 0.3, "drift": 0.2,
+    "post": 0.4, "sway": 1.0, "conformity": 0.3, "curiosity": 0.8, "drift": 0.2,
 }  # fmt: skip
 KEYS = ["recommender", "seed", "day", "session", "turn", "user", "friend", "position"]
 
@@ -117,6 +119,26 @@ def test_watching_a_user_shows_what_it_told_and_heard(social):
         assert sum(len(day.talks) for day in days) == len(mine)
     assert own == len(told)
     assert heard == run.population["heard"].sum()
+
+
+def test_users_look_up_what_they_heard_praised_and_have_not_watched(tmp_path):
+    keen = scenario("days=12", members=1.0, post=0.5, curiosity=1.0)
+    run = load_run(run_scenario(keen, tmp_path / "run"))
+    title, genres = run.items["title"].astype(str), {name for row in run.items["categories"] for name in row}
+    asked = run.turns[(run.turns["next_action"] == NextAction.SEARCH) & ~run.turns["next_message"].isin(genres)]
+    assert len(asked) > 5
+    heard, shown = opinions_heard(run), run.impressions
+    shown["page"] = 10_000 * shown["day"] + 100 * shown["session"] + shown["turn"]
+    for turn in asked.itertuples():
+        page = 10_000 * turn.day + 100 * turn.session + turn.turn
+        item = title.index[title == turn.next_message][0]
+        praise = heard[(heard["receiver"] == turn.user) & (heard["item"] == item) & (heard["valence"] > 0)]
+        assert praise["day"].min() < turn.day
+        mine = shown[shown["user"] == turn.user]
+        assert not (mine["clicked"] & (mine["item"] == item) & (mine["page"] <= page)).any()
+        answer = mine[mine["page"] == page + 1]
+        assert (answer["policy"] == SEARCH_POLICY).all()
+        assert item in answer["item"].to_numpy()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])

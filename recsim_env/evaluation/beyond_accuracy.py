@@ -161,39 +161,55 @@ def _shares(mass: FloatArray) -> FloatArray:
     return np.asarray(np.divide(mass, total, out=np.full(mass.shape, np.nan), where=total > 0))
 
 
-def pairwise_jaccard(
-    user: IntArray, item: IntArray, n_users: int, draws: Draws, n_pairs: int = 20_000
-) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
-    """Jaccard similarity of what pairs of users consumed.
+def random_pairs(n_users: int, draws: Draws, n_pairs: int = 20_000) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of users, each int64 (P,): all if there are at most ``n_pairs``, else that many drawn ones.
 
-    All pairs if there are at most ``n_pairs``, else that many drawn ones. The drawn pairs depend on the number of
-    users only, so that two recommenders are compared on the same pairs. Pairs with a user who consumed nothing are
-    left out.
+    They depend on the number of users only, so that two recommenders are compared on the same pairs.
+    """
+    if n_users * (n_users - 1) // 2 <= n_pairs:
+        first, second = np.triu_indices(n_users, 1)
+        return first, second
+    bits = Draws.bits(draws.keys("pairs", np.arange(n_pairs)), np.arange(2))
+    first = (bits[:, 0] % np.uint64(n_users)).astype(np.int64)
+    other = (bits[:, 1] % np.uint64(n_users - 1)).astype(np.int64)
+    return first, other + (other >= first)
+
+
+def jaccard(user: IntArray, item: IntArray, n_users: int, first: IntArray, second: IntArray) -> FloatArray:
+    """Jaccard similarity of what the users of each pair consumed.
 
     Args:
         user: int (R,), consumer of each event.
         item: int (R,), item index of each event, 0 or more; repetitions do not matter.
         n_users: U.
-        draws: Source of the pairs.
-        n_pairs: Most pairs to look at.
+        first: int (P,), a user of each pair.
+        second: int (P,), the other.
+
+    Returns:
+        float64 (P,) in [0, 1]; NaN where one of both consumed nothing.
+    """
+    sets = sparse.csr_array((np.ones(len(user), np.int32), (user, item)), shape=(n_users, int(item.max(initial=0)) + 1))
+    sets.data[:] = 1  # repetitions were summed
+    sizes = np.diff(sets.indptr)
+    both = np.asarray(sets[first].multiply(sets[second]).sum(axis=1)).ravel()
+    there = (sizes[first] > 0) & (sizes[second] > 0)
+    return np.divide(both, sizes[first] + sizes[second] - both, out=np.full(len(first), np.nan), where=there)
+
+
+def pairwise_jaccard(
+    user: IntArray, item: IntArray, n_users: int, draws: Draws, n_pairs: int = 20_000
+) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
+    """Jaccard similarity of what pairs of users consumed, without pairs of which one consumed nothing.
+
+    Arguments as in :func:`jaccard` and :func:`random_pairs`.
 
     Returns:
         The two users int64 (P,) and float64 (P,) in [0, 1].
     """
-    if n_users * (n_users - 1) // 2 <= n_pairs:
-        first, second = np.triu_indices(n_users, 1)
-    else:
-        bits = Draws.bits(draws.keys("pairs", np.arange(n_pairs)), np.arange(2))
-        first = (bits[:, 0] % np.uint64(n_users)).astype(np.int64)
-        other = (bits[:, 1] % np.uint64(n_users - 1)).astype(np.int64)
-        second = other + (other >= first)
-    sets = sparse.csr_array((np.ones(len(user), np.int32), (user, item)), shape=(n_users, int(item.max(initial=0)) + 1))
-    sets.data[:] = 1  # repetitions were summed
-    sizes = np.diff(sets.indptr)
-    there = (sizes[first] > 0) & (sizes[second] > 0)
-    first, second = first[there], second[there]
-    both: NDArray[np.int64] = np.asarray(sets[first].multiply(sets[second]).sum(axis=1)).ravel()
-    return first, second, both / np.maximum(sizes[first] + sizes[second] - both, 1)
+    first, second = random_pairs(n_users, draws, n_pairs)
+    values = jaccard(user, item, n_users, first, second)
+    there = np.isfinite(values)
+    return first[there], second[there], values[there]
 
 
 def homogenisation(user: IntArray, item: IntArray, n_users: int, draws: Draws, n_pairs: int = 20_000) -> float:

@@ -97,6 +97,16 @@ def test_valence_reaches_both_ends_of_the_scale(seated):
     np.testing.assert_allclose(found, [-1, 0, 1], atol=1e-6)
 
 
+def test_the_most_praised_item_is_a_tip_once(seated):
+    _, influence = seated(curiosity=0.5)
+    influence._hear(told((0, 1, 7, 0.4), (2, 1, 8, 0.8), (2, 3, 9, -1.0), (4, 5, 7, 0.8)))
+    influence._hear(told((0, 1, 6, 0.7)))  # praised less than what was heard the evening before
+    rows = np.array([1, 3, 5])
+    luck = np.array([0.39, 0.01, 0.41])  # below and above curiosity times praise, .4
+    assert influence.take_tips(rows, luck).tolist() == [8, -1, -1]
+    assert influence.take_tips(rows, np.zeros(3)).tolist() == [-1, -1, -1]
+
+
 def test_a_new_life_has_heard_nothing_and_state_is_whole(seated):
     model, influence = seated(sway=1.0, drift=0.2)
     influence._hear(told((0, -1, 7, 0.8), (2, -1, 7, 1.0)))

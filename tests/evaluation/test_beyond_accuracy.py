@@ -132,6 +132,12 @@ def test_homogenisation_by_hand():
     assert np.isnan(metrics.homogenisation(user[:0], item[:0], 4, Draws(0)))
 
 
+def test_jaccard_of_given_pairs():
+    user, item = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 2, 2, 2, 3, 7])
+    found = metrics.jaccard(user, item, 4, np.array([0, 1, 2, 0]), np.array([1, 0, 2, 3]))
+    np.testing.assert_allclose(found, [1 / 3, 1 / 3, 1.0, np.nan])
+
+
 def test_sampled_pairs_estimate_all_pairs():
     rng = np.random.default_rng(1)
     user, item = rng.integers(0, 300, 6000), (rng.random(6000) ** 2 * 100).astype(int)

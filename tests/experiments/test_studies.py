@@ -13,14 +13,19 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from recsim_env.errors import RecsimError, RunFolderError, UnknownNameError
+from recsim_env.errors import RecsimError, RunFolderError, ScenarioError, UnknownNameError
 from recsim_env.experiments.studies.base import STUDIES, Arm, Claim, Measured, Panel, Study, get_study
 from recsim_env.experiments.studies.cold_start import exposure_by_age
 from recsim_env.experiments.studies.cold_start import measure as measure_cold_start
 from recsim_env.experiments.studies.conformity import measure as measure_conformity
 from recsim_env.experiments.studies.conformity import stars_and_opinions
+from recsim_env.experiments.studies.diffusion import cascades, steps_and_roots
+from recsim_env.experiments.studies.diffusion import measure as measure_diffusion
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.filter_bubble import entropy_of_last
+from recsim_env.experiments.studies.popularity_loop import last_films
+from recsim_env.experiments.studies.popularity_loop import measure as measure_loop
+from recsim_env.experiments.studies.realism import measure as measure_realism
 from recsim_env.experiments.studies.results import markdown, over_seeds, summary
 from recsim_env.experiments.studies.run import run_study
 from recsim_env.rundir import load_run
@@ -58,12 +63,41 @@ def test_entropy_of_the_last_ten_films():
     assert np.isnan(found[1]).all()
 
 
+def test_the_last_ten_films():
+    user = np.array([1] * 4 + [0] * 9 + [1] * 7 + [2] * 10)
+    who, item = last_films(user, np.arange(30), 4)
+    assert who.tolist() == [1] * 10 + [2] * 10  # user 0 has watched nine, user 3 nothing
+    assert item.tolist() == [1, 2, 3, *range(13, 20), *range(20, 30)]
+
+
+@pytest.mark.parametrize(("same", "gini", "overlap"), [(True, 0.75, 1.0), (False, 0.0, 0.0)])
+def test_what_all_watch_is_concentrated_and_overlaps(same, gini, overlap):
+    """Four users watch ten films a day of forty: all the same ten, or everybody its own."""
+    day, user, place = (a.ravel() for a in np.mgrid[0:3, 0:4, 0:10])
+    item = place if same else 10 * user + place
+    shown = pd.DataFrame({"day": day, "session": 0, "turn": 0, "user": user, "position": place, "item": item})
+    shown["clicked"] = True
+    found = measure_loop(
+        SimpleNamespace(
+            manifest={"scenario": {"days": 3}},
+            users=[None] * 4,
+            items=[None] * 40,
+            friends=pd.DataFrame({"user": [0, 1], "friend": [1, 0]}),
+            table=lambda name, columns: shown,
+        )
+    )
+    assert found.outcomes["overlap, like-minded"] == found.outcomes["overlap, any two"] == overlap
+    assert found.outcomes["clicks per page"] == 10.0
+    # The latest clicks, five for each user, are those of users 2 and 3: ten films or twenty.
+    assert found.outcomes["Gini of clicks"] == pytest.approx(gini if same else 0.5)
+
+
 def told_run(conforming):
     """Users 0 and 1 know each other and 2 knows 0; user 0 posts on film 5, then 1 tells 0 of film 6."""
     ties = pd.DataFrame({"user": [0, 0, 1, 2], "friend": [1, 2, 0, 0], "closeness": 1.0})
     said = pd.DataFrame(
         {"day": [1, 1, 3], "user": [0, 1, 2], "to": [-1, 0, -1], "item": [5, 6, 5], "stars": [9.0, 2.0, 1.0]}
-    )
+    ).assign(valence=1.0)
     own = np.array([5.0, 5.0, 5.0, 5.0])
     star = np.array([7.0, 5.0, 5.0, 5.0]) if conforming else own
     shown = pd.DataFrame(
@@ -115,6 +149,59 @@ def test_creators_and_clicks_are_counted():
     assert found.outcomes["gini"] == 0.5
     assert found.outcomes["new items out"] == 1
     assert found.outcomes["clicks"] == 1.0
+
+
+def test_steps_and_roots_of_a_forest():
+    depth, root = steps_and_roots(np.array([0, 0, 1, 2, 4, 0]))
+    assert depth.tolist() == [0, 1, 2, 3, 0, 1]
+    assert root.tolist() == [0, 0, 0, 0, 4, 0]
+
+
+def spread_run():
+    """A chain 0-1-2-3: user 0 watches film 7 and posts, 1 watches, chats with 2, who watches; 3 was blamed to."""
+    ties = pd.DataFrame({"user": [0, 1, 1, 2, 2, 3], "friend": [1, 0, 2, 1, 3, 2], "closeness": 1.0})
+    said = pd.DataFrame({"day": [0, 2, 4, 6], "user": [0, 1, 2, 1], "to": [-1, 2, 3, 0], "item": 7, "stars": 9.0})
+    said["valence"] = [0.8, 0.5, -0.5, 1.0]
+    shown = pd.DataFrame({"user": [0, 1, 2, 3, 2, 1], "day": [0, 2, 3, 6, 5, 1], "item": [7, 7, 7, 7, 7, 8]})
+    shown["clicked"] = [True] * 5 + [False]
+    return SimpleNamespace(opinions=said, friends=ties, table=lambda name, columns: shown)
+
+
+def test_cascades_follow_praise_heard_before():
+    depth, root = cascades(spread_run())
+    assert depth.tolist() == [0, 1, 2, 0]  # user 3 heard no praise; watching again counts once
+    assert root.tolist() == [0, 0, 0, 3]
+    found = measure_diffusion(spread_run())
+    assert found.outcomes == {
+        "watched after praise": 0.5, "cascade size": 2.0, "largest cascade": 3.0, "deepest cascade": 2.0,
+    }  # fmt: skip
+    assert found.series["size"][:3] == [0.5, 0.5, 0.0]
+    assert found.series["depth"][:3] == [0.5, 0.25, 0.0]
+
+
+def test_prices_are_those_of_a_page():
+    shown = pd.DataFrame(
+        {
+            "recommender": ["uniform"] * 4 + ["ease"] * 2,
+            "position": [0, 1] * 3,
+            "item": [0, 1, 2, 2, 0, 0],
+            "clicked": [True, False, False, False, True, True],
+            "rating": [np.nan] * 5 + [8.0],
+        }
+    )
+    engine = {"prompt_tokens": 600, "cached_tokens": 450, "generated_tokens": 30}
+    cells = [
+        {"recommender": "uniform", "n_turns": 2, "cpu_seconds": 4.0, "engine": engine},
+        {"recommender": "ease", "n_turns": 1, "cpu_seconds": 0.5, "engine": engine},
+    ]
+    items = pd.DataFrame({"categories": [["A"], ["B"], ["A", "B"]]})
+    run = SimpleNamespace(items=items, manifest={"cells": cells}, table=lambda name, columns: shown[columns])
+    found = measure_realism(run)
+    assert found.series == {"films": [0.5, 2.0], "variety": [1.0, 0.0], "seconds": [2.0, 0.5]}
+    assert found.outcomes == {
+        "films, EASE over random": 4.0, "films, EASE less random": 1.5, "genres, EASE less random": -1.0, "films": 2.0,
+        "mark": 8.0, "seconds": 1.5, "tokens read": 400.0, "tokens computed": 100.0, "tokens written": 20.0,
+    }  # fmt: skip
 
 
 def test_intervals_are_those_of_students_t():
@@ -212,13 +299,35 @@ def test_studies_are_listed():
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_small(name, tmp_path):
     study = get_study(name)
-    path = run_study(study, [0, 1], tmp_path / "s", ["users.count=40", "days=9"], workers=2)
+    small = ["users.count=4", "days=1", "max_turns=2"] if name == "realism" else ["users.count=40", "days=9"]
+    path = run_study(study, [0, 1], tmp_path / "s", small, workers=2)
     found = json.loads((path / "study.json").read_text())
     for panel in study.panels:
         for arm in study.arms:
             series = found["series"][panel.series][arm.name]["mean"]
             assert len(series) == (len(panel.ticks) or 9)
     assert all(claim["mean"] is not None for claim in found["claims"] if "three" not in claim["outcome"])
+
+
+@pytest.mark.slow
+def test_a_study_of_users_with_a_language_model(tmp_path):
+    words = ["study", "popularity_loop", "--seeds", "1", "--out", tmp_path / "s", "-q"]
+    few = ["users.model=llm", "users.count=2", "days=1", "slate_size=4", "max_turns=2"]
+    done = command(*words, *(f"--set={o}" for o in few))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert found["scenario"]["users"]["model"] == "llm"
+    assert found["outcomes"]["clicks per page"]["random"]["mean"] is not None
+    assert found["claims"][1]["verdict"] == "nothing to measure"  # nobody is known to be like-minded
+    run = load_run(tmp_path / "s" / "runs" / "daily" / "seed0")
+    assert run.manifest["cells"][0]["engine"]["requests"]["choose"] > 0
+
+
+@pytest.mark.parametrize("name", ["conformity", "polarisation", "diffusion"])
+def test_studies_of_opinions_refuse_users_with_a_language_model(name, tmp_path):
+    with pytest.raises(ScenarioError, match=r"only behavioural users.*filter_bubble, popularity_loop, realism"):
+        run_study(get_study(name), [0], tmp_path / "s", ["users.model=llm"])
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ class Panel:
         y: Label of the vertical axis, with its unit.
         ticks: Names of the places on the horizontal axis; none are days, counted from ``first``.
         first: First place.
+        log: Whether the vertical axis is logarithmic; zeros are left out.
     """
 
     series: str
@@ -44,6 +45,7 @@ class Panel:
     y: str
     ticks: tuple[str, ...] = ()
     first: int = 0
+    log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,9 @@ class Study:
         panels: Panels of the figure.
         outcomes: Names of the figures, with what they mean and their unit.
         claims: What is expected.
-        measure: Reads one run folder (one recommender, one seed), and nothing else.
+        measure: Reads one run folder (one seed), and nothing else.
+        words: ``"key=value"`` strings that make the scenario one for users with a language model, below those that the
+            caller gives; None where the study measures what only behavioural users have.
     """
 
     name: str
@@ -99,9 +103,17 @@ class Study:
     outcomes: Mapping[str, str]
     claims: tuple[Claim, ...]
     measure: Callable[[Run], Measured]
+    words: tuple[str, ...] | None = None
 
 
-STUDIES = ("filter_bubble", "conformity", "polarisation", "cold_start")
+WORDS = (
+    "users={model: llm, count: 20, averages: true, watch_bias: -1.5}",
+    "population={}",
+    "engine={name: transformers, model: builtin}",
+)
+"""A scenario for users with a language model, the built-in one: strangers, as few as take minutes."""
+
+STUDIES = ("filter_bubble", "popularity_loop", "conformity", "polarisation", "diffusion", "cold_start", "realism")
 """Studies by name; each is a module of this folder with a ``STUDY``."""
 
 

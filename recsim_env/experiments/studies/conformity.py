@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recsim_env.experiments.studies.base import Arm, Claim, Measured, Panel, Study
+from recsim_env.experiments.studies.heard import opinions_heard
 from recsim_env.records import FloatArray
 from recsim_env.rundir import Run
 
@@ -51,11 +52,8 @@ def stars_and_opinions(run: Run) -> pd.DataFrame:
         Columns ``own`` (expected star by own taste), ``star``, ``n`` (opinions heard) and ``friends`` (their mean, NaN
         where n is 0).
     """
-    told, shown = run.opinions, run.table("impressions", ["user", "day", "item", "rating", "trace_expected_rating"])
-    ties = run.friends[["user", "friend"]].rename(columns={"friend": "receiver"})
-    posts = told[told["to"] < 0].merge(ties, on="user")
-    chats = told[told["to"] >= 0].rename(columns={"to": "receiver"})
-    heard = pd.concat([posts, chats])[["day", "receiver", "item", "stars"]]
+    heard = opinions_heard(run)[["day", "receiver", "item", "stars"]]
+    shown = run.table("impressions", ["user", "day", "item", "rating", "trace_expected_rating"])
     rated = shown[shown["rating"].notna()].reset_index(drop=True)
     pairs = rated.reset_index().merge(heard, left_on=["user", "item"], right_on=["receiver", "item"])
     before = pairs[pairs["day_y"] < pairs["day_x"]].groupby("index")["stars"].agg(["size", "mean"])

@@ -32,9 +32,13 @@ def plot(study: Study, record: Mapping[str, Any]) -> Figure:
 def _draw(ax: Axes, panel: Panel, study: Study, series: Mapping[str, Any]) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    if panel.log:
+        ax.set_yscale("log")
     for i, arm in enumerate(study.arms):
         mean, low, high = (np.array(series[arm.name][end], np.float64) for end in ("mean", "low", "high"))
         x = panel.first + np.arange(len(mean))
+        if panel.log:  # what is 0 has no place; a band that reaches below 0 ends at a tenth of its mean
+            mean, low, high = (np.where(mean > 0, end, np.nan) for end in (mean, np.maximum(low, mean / 10), high))
         colour = CONTROL if i == len(study.arms) - 1 else PALETTE[i % len(PALETTE)]
         ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
         every = 1 if panel.ticks else max(1, len(mean) // 6)

@@ -18,7 +18,7 @@ from recsim_env.experiments.tables import markdown_table
 from recsim_env.records import FloatArray
 
 AS_EXPECTED, UNCLEAR, OPPOSITE = "as expected", "not told apart from 0", "the opposite"
-UNKNOWN = "needs more seeds"
+UNKNOWN, NOTHING = "needs more seeds", "nothing to measure"
 
 
 def over_seeds(values: Sequence[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -58,7 +58,9 @@ def _tested(claim: Claim, measured: Mapping[str, Sequence[Measured]]) -> dict[st
     pairs = zip(measured[claim.arm], measured[claim.control], strict=True)
     found = _interval([a.outcomes[claim.outcome] - b.outcomes[claim.outcome] for a, b in pairs])
     low, high = found["low"], found["high"]
-    if low is None:
+    if found["mean"] is None:
+        verdict = NOTHING
+    elif low is None:
         verdict = UNKNOWN
     elif low <= 0 <= high:
         verdict = UNCLEAR

@@ -15,13 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsim_env import manifest as facts
+from recsim_env.errors import ScenarioError
 from recsim_env.experiments.jobs import Job
 from recsim_env.experiments.runs import refuse_another
-from recsim_env.experiments.studies.base import Arm, Measured, Study
+from recsim_env.experiments.studies.base import STUDIES, Arm, Measured, Study, get_study
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.results import markdown, plain, summary
 from recsim_env.experiments.workers import measured_by, workers_for
 from recsim_env.plots import save_in
+from recsim_env.registry import user_models
 from recsim_env.rundir import RunFolder, measurement_folder
 from recsim_env.runner import Progress
 from recsim_env.scenario import Scenario, load_scenario
@@ -92,4 +94,19 @@ def run_study(
 
 
 def _scenario(study: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Scenario:
-    return load_scenario(study.scenario, [*overrides, *arm.overrides, f"seed={seed}", "replications=1"])
+    """The scenario of one run.
+
+    Raises:
+        ScenarioError: If the study cannot measure users of that model.
+    """
+    last = [*arm.overrides, f"seed={seed}", "replications=1"]
+    asked = load_scenario(study.scenario, overrides).users.model
+    if not user_models.get(asked, "users.model").needs_engine:
+        return load_scenario(study.scenario, [*overrides, *last])
+    if study.words is None:
+        able = ", ".join(name for name in STUDIES if get_study(name).words is not None)
+        raise ScenarioError(
+            f"users.model {asked!r}: study {study.name!r} measures opinions or tastes, which only behavioural users "
+            f"show. Studies for users with a language model: {able}. Or leave users.model out."
+        )
+    return load_scenario(study.scenario, [*study.words, *overrides, *last])
