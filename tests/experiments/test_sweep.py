@@ -27,7 +27,8 @@ def ratings(tmp_path_factory):
     rng = np.random.default_rng(0)
     pairs = pd.DataFrame(list(itertools.product(range(40), range(25))), columns=["user_id", "item_id"])
     pairs = pairs.sample(500, random_state=0)
-    pairs = pairs.assign(rating=rng.integers(1, 6, len(pairs)), timestamp=np.arange(len(pairs)))
+    genres = np.where(pairs["item_id"] % 3, "comedy|drama", "horror")
+    pairs = pairs.assign(rating=rng.integers(1, 6, len(pairs)), timestamp=np.arange(len(pairs)), genres=genres)
     path = tmp_path_factory.mktemp("data") / "ratings.csv"
     pairs.to_csv(path, index=False)
     return path
@@ -35,7 +36,8 @@ def ratings(tmp_path_factory):
 
 @pytest.fixture
 def tiny(ratings):
-    return [f"data.path={ratings}", "users.count=12", "days=3", "slate_size=3", "recommenders=uniform,popularity"]
+    small = ["users.count=12", "days=3", "slate_size=3", "data.columns.categories=genres"]
+    return [f"data.path={ratings}", *small, "recommenders=uniform,popularity"]
 
 
 def test_the_grid_has_every_combination_once(tiny):
@@ -232,7 +234,12 @@ def singles(ratings, tmp_path_factory):
     for asked in itertools.product(SCENARIOS, CHURN, RECOMMENDERS, SEEDS):
         scenario, churn, recommender, seed = asked
         changes = [f"data.path={ratings}", "users.count=12", "days=3", "slate_size=3", "replications=1"]
-        changes += [f"calendar.churn={churn}", f"recommenders={recommender}", f"seed={seed}"]
+        changes += [
+            "data.columns.categories=genres",
+            f"calendar.churn={churn}",
+            f"recommenders={recommender}",
+            f"seed={seed}",
+        ]
         runs[asked] = load_run(run_scenario(scenario, tmp_path_factory.mktemp("single") / "run", changes))
     return runs
 
