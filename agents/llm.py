@@ -195,6 +195,10 @@ class LLMUsers(UserModel):
         shares = category_shares(self.users.history, self.catalog) - self.norms.category_share
         return np.where(self.users.history.lengths[:, None] > 0, shares, 0.0).astype(np.float32)
 
+    def memories(self, row: int) -> list[str]:
+        """Latest events, the newest first, then long-term memories."""
+        return [*reversed(self.memory.recent(row)), *(f"Long ago: {text}" for text in self.memory.kept(row))]
+
     def reset_rows(self, rows: IntArray) -> None:
         """Puts some users back into their initial state, with fresh luck."""
         self._life[rows] += 1

@@ -284,6 +284,10 @@ class UserModel(ABC):
         """
         return Opinions.none()
 
+    def memories(self, row: int) -> list[str]:
+        """What a user remembers now, one line each; default is nothing. For those who look on."""
+        return []
+
     def engine_report(self) -> dict[str, Any]:
         """What a manifest should tell of the users' requests to their engine, beside its usage; default is nothing."""
         return {}

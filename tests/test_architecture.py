@@ -37,7 +37,7 @@ LAYERS = (
     {"simulator", "calendar", "spaces", "slots", "page"},
     {"build"},
     {"env", "vector_env", "vector_checker", "episodes", "wrappers", "population", "registration"},
-    {"runner", "training"},
+    {"runner", "seat", "seated", "training"},
     {
         "experiments",
         "plots",
