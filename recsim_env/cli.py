@@ -32,6 +32,7 @@ from recsim_env.cli_parts import (
     out,
     show_table,
 )
+from recsim_env.cli_serve import play, serve
 from recsim_env.cli_study import study
 from recsim_env.cli_train import train_app
 from recsim_env.errors import RecsimError, UnknownNameError
@@ -50,6 +51,8 @@ app.command()(evaluate)
 app.command()(agreement)
 app.command()(ope)
 app.command()(study)
+app.command()(serve)
+app.command()(play)
 
 
 @app.command()

@@ -77,6 +77,11 @@ class Recommender(ABC):
         """Whether the slate is a function of the observation; such a log cannot be used for off-policy evaluation."""
         return False
 
+    @property
+    def hears(self) -> str:
+        """What it understands of a user's instruction: ``nothing``, ``genres`` (their names only) or ``words``."""
+        return "nothing"
+
     @abstractmethod
     def fit(self, dataset: Dataset, draws: Draws) -> None:
         """Trains from scratch on the ratings of a data set (its training part)."""

@@ -91,7 +91,7 @@ def run_scenario(
         ScenarioError: If the scenario is not usable; :class:`UnknownNameError` for names in it.
     """
     scenario = load_scenario(source, overrides)
-    path = _choose_folder(scenario, out, resume)
+    path = choose_folder(scenario, out, resume)
     world = World(scenario)
     with RunFolder(path) as folder:
         record = _open(folder, world, resume)
@@ -120,7 +120,8 @@ def run_scenario(
     return path
 
 
-def _choose_folder(scenario: Scenario, out: str | Path | None, resume: bool) -> Path:
+def choose_folder(scenario: Scenario, out: str | Path | None, resume: bool) -> Path:
+    """The folder that a run goes into; arguments as in :func:`run_scenario`."""
     if out is not None:
         path = Path(out)
         if resume and not (path / "manifest.json").exists():
@@ -247,7 +248,7 @@ def _run_cells(
         recommender, offline = copy.deepcopy(fitted[section.title])
         simulator = world.simulator(seed)
         if isinstance(simulator.model, SeatedUsers):
-            simulator.model.begin(section.title, seed)
+            simulator.model.begin(section.title, seed, recommender.hears)
         try:
             n_turns = _run_cell(scenario, simulator, recommender, section.title, seed, writer, store, clock)
         except BaseException:

@@ -10,11 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from recsim_env.errors import SeatError
 from recsim_env.evaluation.tables import Cell
+from recsim_env.interfaces import UserModel
 from recsim_env.records import MessageKind, NextAction
 
 LONGEST = 300
 """Characters of a person's comment or message at most."""
 
+
+MOODS = {"very bad": -1.0, "bad": -0.5, "neutral": 0.0, "good": 0.5, "very good": 1.0}
+"""How a person says it feels."""
+HEARS = {
+    "words": "This recommender reads your words with a language model.",
+    "genres": "This recommender understands names of genres in your words (More Comedy, no Horror) and nothing else; "
+    "it obeys on the next page.",
+    "nothing": "This recommender does not answer: nobody promises that what you tell it changes anything.",
+}
+"""What a person is told of :attr:`recsim_env.interfaces.Recommender.hears`."""
 
 
 class Moment(NamedTuple):
@@ -95,6 +106,7 @@ class Served:
         kind: Whether that was a search or an instruction.
         answer: The recommender's words.
         searched: The catalogue's search made the page.
+        hears: What the recommender understands of an instruction: ``nothing``, ``genres`` or ``words``.
     """
 
     moment: Moment
@@ -104,6 +116,7 @@ class Served:
     kind: MessageKind
     answer: str | None
     searched: bool
+    hears: str
 
     def check(self, reaction: Reaction) -> None:
         """Refuses what cannot be done on this page.
@@ -122,6 +135,9 @@ class Served:
 class Person(Protocol):
     """Somebody who may sit in a seat; asked in the simulation's own thread."""
 
+    def meet(self, cell: Cell, users: UserModel) -> None:
+        """Is told that a cell begins, and who its users are: whoever looks on may ask what they remember."""
+
     def seats(self, cell: Cell) -> Sequence[int]:
         """Users of a cell whose seats it has taken; looked at as a visit begins."""
 
@@ -131,6 +147,9 @@ class Person(Protocol):
 
 class Nobody:
     """Takes no seat: for runs that are only repeated."""
+
+    def meet(self, cell: Cell, users: UserModel) -> None:
+        """Does not care."""
 
     def seats(self, cell: Cell) -> Sequence[int]:
         """None."""

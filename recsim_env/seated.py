@@ -69,12 +69,14 @@ class SeatedUsers(UserModel):
             for key, value in store.starting(SEATED).items()
         }
         self._cell: Cell = ("", 0)
+        self._hears = "nothing"
         self._sitting: int | None = None
         self._visited: dict[int, int] = {}  # user to the last day on which a person visited for it
 
-    def begin(self, recommender: str, seed: int) -> None:
-        """A cell begins."""
-        self._cell, self._sitting, self._visited = (recommender, seed), None, {}
+    def begin(self, recommender: str, seed: int, hears: str) -> None:
+        """A cell begins, under a recommender that understands so much (:attr:`Recommender.hears`)."""
+        self._cell, self._hears, self._sitting, self._visited = (recommender, seed), hears, None, {}
+        self.person.meet(self._cell, self.model)
 
     def people(self) -> list[dict[str, Any]]:
         """For the manifest: users who were persons, and for how many pages."""
@@ -136,7 +138,7 @@ class SeatedUsers(UserModel):
         return Served(
             moment, cards, tuple(float(level) for level in c.scale.levels), obs.message[i],
             MessageKind(int(obs.message_kind[i])), None if slate.answer is None else slate.answer[i],
-            slate.searched is not None and bool(slate.searched[i]),
+            slate.searched is not None and bool(slate.searched[i]), self._hears,
         )  # fmt: skip
 
     def end_of_day(self, day: int, rows: IntArray) -> list[Utterance]:

@@ -46,11 +46,12 @@ LAYERS = (
         "report_engine",
         "watch",
         "watch_page",
-        "web",
+        "serve",
+        "terminal",
         "testing",
         "doctor",
     },
-    {"cli", "cli_train", "cli_evaluate", "cli_study", "cli_parts"},
+    {"cli", "cli_train", "cli_evaluate", "cli_study", "cli_serve", "cli_parts"},
 )
 """Imports point downwards or stay in a layer: docs/architecture.md."""
 

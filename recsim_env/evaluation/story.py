@@ -72,8 +72,9 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One turn. ``message`` came before it, ``next_message`` after it; the mindset is the one after the page,
-    NaN where nobody asked: a person in the user's seat says its mood only.
+    """One turn. ``message`` came before it, ``next_message`` after it; the mindset is the one after the page.
+
+    Boredom and trust are NaN where a person sat in the user's seat: it is asked for its mood only.
 
     ``fallback`` says that a reply of the user's model could not be used and a substitute stands in its place.
     """
