@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.markup import escape
@@ -77,6 +77,8 @@ def serve(
                 err.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
                 err.print("The page stays until Ctrl-C.")
                 failed = True
+            except KeyboardInterrupt:
+                _stopped(folder)
             finally:
                 stage.end()
             _wait()
@@ -90,6 +92,11 @@ def _wait() -> None:
             time.sleep(3600)
     except KeyboardInterrupt:
         pass
+
+
+def _stopped(folder: Path) -> NoReturn:
+    err.print(f"Stopped. Go on with the same command, --resume and --out {folder}.", soft_wrap=True)
+    raise typer.Exit(130) from None
 
 
 def play(
@@ -127,7 +134,10 @@ def play(
         soft_wrap=True,
     )
     terminal = Terminal(user, out.print)
-    run_scenario(scenario, folder, (), resume, terminal.on_progress, terminal)
+    try:
+        run_scenario(scenario, folder, (), resume, terminal.on_progress, terminal)
+    except KeyboardInterrupt:
+        _stopped(folder)
     out.print(f"Run folder: {folder} (its manifest says that user {user} was a person)", soft_wrap=True)
 
 

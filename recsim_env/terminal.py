@@ -69,14 +69,16 @@ class Draft:
         return None
 
     def _change(self, letter: str, place: int, rest: str) -> None:
-        """Marks, likes and comments watch an item to the end, unless it was watched before."""
-        changes: dict[str, Any]
+        """What is marked, liked, shared or commented on counts as watched to the end, unless ``w`` says otherwise."""
+        changes: dict[str, Any] = {}
         if letter == "w":
-            changes = {"watched": _figure(rest.rstrip("% "), "share in %") / 100 if rest else 1.0}
+            changes["watched"] = _figure(rest.rstrip("% "), "share in %") / 100 if rest else 1.0
         elif letter == "m":
-            changes = {"rating": _figure(rest, "mark")}
+            changes["rating"] = _figure(rest, "mark")
+        elif letter == "c":
+            changes["comment"] = rest or None
         else:
-            changes = {"c": {"comment": rest or None}, "l": {"liked": True}, "h": {"shared": True}}[letter]
+            changes["liked" if letter == "l" else "shared"] = True
         before = self.done.get(place, Done(position=place))
         changed = Done(**{**before.model_dump(), **changes})
         self.served.check(Reaction(done=(changed,)))

@@ -24,7 +24,12 @@ PANELS = {
     "entropy": "Genre entropy of clicks (bits)",
 }
 """What is drawn by day: column and label. Satisfaction is the mean mood of the day's visits."""
-POPULATION = {"members": "Members at night"}
+POPULATION = {
+    "members": "Members at night",
+    "heard": "Opinions and words heard",
+    "trace_divide": "Distance of two camps (SD of day 0)",
+}
+"""What is drawn besides where the users are a population: columns of ``population.parquet``."""
 
 
 @dataclass(slots=True)
@@ -38,7 +43,7 @@ class Sums:
     mood: np.ndarray[tuple[int], np.dtype[np.float64]]  # (D,), sum over visits
     stopped: np.ndarray[tuple[int], np.dtype[np.int64]]  # (D,)
     genres: np.ndarray[tuple[int, int], np.dtype[np.float64]]  # (D, C)
-    members: np.ndarray[tuple[int], np.dtype[np.float64]]  # (D,), NaN without a population
+    society: np.ndarray[tuple[int, int], np.dtype[np.float64]]  # (D, columns of POPULATION), NaN without a population
     user_clicks: np.ndarray[tuple[int], np.dtype[np.int64]]  # (U,)
     user_mood: np.ndarray[tuple[int], np.dtype[np.float32]]  # (U,), of the latest visit
     user_stopped: np.ndarray[tuple[int], np.dtype[np.int32]]  # (U,), day, -1 where it has not
@@ -48,7 +53,8 @@ class Sums:
         """Nothing read yet."""
         return cls(
             0, 0, np.zeros((n_users, n_days), np.int32), np.zeros(n_days, np.int64), np.zeros(n_days),
-            np.zeros(n_days, np.int64), np.zeros((n_days, n_genres)), np.full(n_days, np.nan),
+            np.zeros(n_days, np.int64), np.zeros((n_days, n_genres)),
+            np.full((n_days, len(POPULATION)), np.nan),
             np.zeros(n_users, np.int64), np.full(n_users, np.nan, np.float32), np.full(n_users, -1, np.int32),
         )  # fmt: skip
 
@@ -66,7 +72,7 @@ class Figures:
         self.n_users = int((run.users["seed"] == run.users["seed"].iloc[0]).sum())
         _, self._genres = category_matrix(run.items["categories"])
         self._sums: dict[Cell, Sums] = {}
-        self._lock = threading.Lock()
+        self._lock, self._pen = threading.Lock(), threading.Lock()  # reading need not wait for drawing
         self._drawn: dict[int, tuple[object, str]] = {}
 
     def sums(self, cell: Cell) -> Sums:
@@ -102,14 +108,14 @@ class Figures:
         hits: BoolArray = shown["clicked"].to_numpy(np.bool_)
         days, items = (shown[c].to_numpy(np.int64)[hits] for c in ("day", "item"))
         sums.genres += category_mass(days, items, self._genres, self.n_days)
-        people = self.run.table("population", ["day", "members"], name, first_part=sums.parts)
-        sums.members[people["day"].to_numpy(np.int64)] = people["members"].to_numpy(np.float64)
+        society = self.run.table("population", ["day", *POPULATION], name, first_part=sums.parts)
+        sums.society[society["day"].to_numpy(np.int64)] = society[[*POPULATION]].to_numpy(np.float64)
 
     def by_day(self, seed: int) -> pd.DataFrame:
         """What :data:`PANELS` name, for every committed day of every recommender under a seed.
 
         Returns:
-            ``recommender, day``, the columns of :data:`PANELS`, and ``members`` where there is a population.
+            ``recommender, day``, the columns of :data:`PANELS` and :data:`POPULATION`.
         """
         with self._lock:
             progress = self.run.progress()
@@ -132,7 +138,7 @@ class Figures:
                 "active": week.mean(axis=0),
                 "stopped": np.cumsum(sums.stopped),
                 "entropy": entropy(sums.genres),
-                "members": sums.members,
+                **dict(zip(POPULATION, sums.society.T, strict=True)),
             }
         return pd.DataFrame(
             {"recommender": name, "day": np.arange(sums.days)} | {key: value[days] for key, value in columns.items()}
@@ -142,7 +148,7 @@ class Figures:
         """The curves of a seed as an SVG element; drawn anew only when there is something new."""
         series = self.by_day(seed)
         shape = tuple(series["recommender"].value_counts(sort=False).items())
-        with self._lock:  # matplotlib's settings are global
+        with self._pen:  # matplotlib's settings are global
             if seed not in self._drawn or self._drawn[seed][0] != shape:
                 panels = PANELS | (POPULATION if series["members"].notna().any() else {})
                 self._drawn[seed] = (shape, plots.svg(plots.panels_by_day(series, panels)))
@@ -150,5 +156,5 @@ class Figures:
 
     def mindset_svg(self, pages: pd.DataFrame) -> str:
         """Mood, boredom and trust of one user after each page, as an SVG element."""
-        with self._lock:
+        with self._pen:
             return plots.svg(plots.mindset_by_page(pages))

@@ -16,7 +16,9 @@ async function refresh(element) {
       const text = await answer.text();
       const focused = element.contains(document.activeElement) ? document.activeElement.id : "";
       const open = Array.from(element.querySelectorAll("details"), (one) => one.open);
+      const another = element.id === "seat" && tag;
       element.innerHTML = text;
+      if (another) element.scrollIntoView();
       element.dataset.tag = answer.headers.get("ETag") || "";
       element.querySelectorAll("details").forEach((one, i) => { one.open = Boolean(open[i]); });
       if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
