@@ -210,7 +210,8 @@ def test_commands_of_the_terminal_make_a_reaction():
 @pytest.mark.parametrize(
     ("line", "words"),
     [("w 2", "no item 2"), ("w", "by its number"), ("m 1 x", "number, not 'x'"), ("m 1 9", "Allowed"),
-     ("s", "needs words"), ("n now", "words go with"), ("w 1 200", "less than or equal"), ("f so", "You feel"), ("z", "no command")],
+     ("s", "needs words"), ("n now", "words go with"), ("w 1 200", "less than or equal"), ("f so", "You feel"),
+     ("z", "no command")],
 )  # fmt: skip
 def test_commands_of_the_terminal_that_cannot_be(line, words):
     with pytest.raises(SeatError, match=words):

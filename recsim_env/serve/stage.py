@@ -76,7 +76,7 @@ class Stage:
                 self._free(f"The days under {self._seat[0][0]}, seed {self._seat[0][1]}, are over.")
             if at.day == at.days:
                 return  # the last day is committed after this call, and the next cell begins with another
-            if fresh and self._going == "step":
+            if fresh and before is not None and self._going == "step":
                 self._going = "paused"
             until = time.monotonic() + self.pace
             while self._going == "paused" or (fresh and self._going == "on" and time.monotonic() < until):
