@@ -24,6 +24,14 @@ population: {graph: watts-strogatz, degree: 4}
 """
 
 
+OPEN_A_USER = """
+const rows = [...document.querySelectorAll("#people tbody tr")];
+const row = rows.find((row) => !row.innerText.includes("stopped"));
+row.querySelector("a").click();
+return row.cells[0].innerText;
+"""
+
+
 class Served:
     """``recsim-env serve`` as a process of its own."""
 
@@ -84,19 +92,16 @@ def test_a_person_watches_sits_down_and_is_answered(browser, served, look, tmp_p
     look("#go-step").click()
     look("#day", "1")
     look("#curves svg")
-    before = len(browser.find_element("css selector", "#curves svg").get_attribute("outerHTML"))
+    assert days_drawn(browser) == 1
     look("#go-step").click()
     look("#day", "2")
     end = time.monotonic() + 60
-    while len(look("#curves svg").get_attribute("outerHTML")) <= before:  # a day more on every line
+    while days_drawn(browser) != 2:
         assert time.monotonic() < end
         time.sleep(0.2)
 
     look("#people tbody tr")
-    staying = "[...document.querySelectorAll('#people tr')].find(row => row.querySelector('a') && !/stopped/.test(row.innerText))"
-    user = browser.execute_script(
-        f"const row = {staying}; row.querySelector('a').click(); return row.cells[0].innerText"
-    )
+    user = browser.execute_script(OPEN_A_USER)
     look("h1", f"User {user}")
     assert len(browser.find_elements("css selector", "svg.friends circle")) > 1
     look("article.page")
@@ -134,6 +139,14 @@ def test_a_person_watches_sits_down_and_is_answered(browser, served, look, tmp_p
     assert run.manifest["people"] == [{"recommender": "popularity", "seed": 0, "user": int(user), "pages": 2}]
     rated = run.impressions.query("user == @user and comment.notna()", local_dict={"user": int(user)})
     assert rated[["rating", "comment"]].to_numpy().tolist() == [[8.0, "<b>quite</b> good"]]
+
+
+def days_drawn(browser):
+    """Points of the first curve."""
+    return browser.execute_script(
+        """const line = document.querySelector('#curves svg path[clip-path][style*="#0072b2"]');
+        return line ? line.getAttribute("d").match(/[ML]/g).length : 0;"""
+    )
 
 
 def choose(browser, name, value):

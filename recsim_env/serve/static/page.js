@@ -18,10 +18,10 @@ async function refresh(element) {
       const open = Array.from(element.querySelectorAll("details"), (one) => one.open);
       const another = element.id === "seat" && tag;
       element.innerHTML = text;
-      if (another) element.scrollIntoView();
       element.dataset.tag = answer.headers.get("ETag") || "";
       element.querySelectorAll("details").forEach((one, i) => { one.open = Boolean(open[i]); });
-      if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
+      if (another) { element.focus({ preventScroll: true }); element.scrollIntoView(); }
+      else if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
     }
     if (told.dataset.lost) { delete told.dataset.lost; tell(""); }
   } catch {
