@@ -293,6 +293,10 @@ class UserModel(ABC):
         """What a user remembers now, one line each; default is nothing. For those who look on."""
         return []
 
+    def portrait(self, row: int) -> str:
+        """Who a user is, beyond its profile, in words; default is nothing. For those who look on."""
+        return ""
+
     def engine_report(self) -> dict[str, Any]:
         """What a manifest should tell of the users' requests to their engine, beside its usage; default is nothing."""
         return {}

@@ -188,6 +188,10 @@ class SeatedUsers(UserModel):
         """The model's."""
         return self.model.memories(row)
 
+    def portrait(self, row: int) -> str:
+        """The model's."""
+        return self.model.portrait(row)
+
     @property
     def names(self) -> TextArray | None:
         """The model's."""

@@ -152,7 +152,7 @@ class Page:
         user = int(request.path_params["user"])
         if not 0 <= user < figures.n_users:
             raise HTTPException(404, f"There is no user {user}: users are numbered from 0 to {figures.n_users - 1}.")
-        person, sums = tell_person(run, cell, user), figures.sums(cell)
+        person, sums, minds = tell_person(run, cell, user), figures.sums(cell), self.site.minds(cell)
         days = sums.visits[user].nonzero()[0].tolist()
         day = _whole(request, "day", days[-1] if days else 0)
         pages = mindset(run, cell, user)
@@ -161,7 +161,9 @@ class Page:
             told=tell_days(run, person, range(day, day + 1))[0], n_days=sums.days,
             row=self.site.rows(cell, range(user, user + 1))[0],
             mindset=figures.mindset_svg(pages) if len(pages) > 1 else None,
-            friends=neighbourhood(run, cell, user), memories=self.site.memories(cell, user),
+            friends=neighbourhood(run, cell, user),
+            memories=None if minds is None else minds.memories(user),
+            portrait="" if minds is None else minds.portrait(user),
             sat=user in run.people.get(cell, ()),
         )  # fmt: skip
 

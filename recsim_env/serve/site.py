@@ -13,6 +13,7 @@ from starlette.requests import Request
 from recsim_env.errors import RecsimError
 from recsim_env.evaluation.story import names_of, population
 from recsim_env.evaluation.tables import Cell
+from recsim_env.interfaces import UserModel
 from recsim_env.rundir import Run, cell_name, is_written
 from recsim_env.serve.figures import Figures
 from recsim_env.serve.stage import Stage, State
@@ -161,9 +162,9 @@ class Site:
             )  # fmt: skip
         return rows
 
-    def memories(self, cell: Cell, user: int) -> list[str] | None:
-        """What a user remembers now; None where nobody can say, since run folders do not keep it."""
-        return None if self.stage is None else self.stage.memories(cell, user)
+    def minds(self, cell: Cell) -> UserModel | None:
+        """What run folders do not keep of a cell's users; None where this process does not simulate them."""
+        return None if self.stage is None else self.stage.users(cell)
 
 
 def _engine(state: State | None) -> str:

@@ -121,13 +121,13 @@ class Stage:
             cell = None if self._at is None else self.cells[self._at.cell]
             return State(self._going, self._at, cell, self._seat, self._served, self._ended, self._freed)
 
-    def memories(self, cell: Cell, user: int) -> list[str] | None:
-        """What a user remembers now, while its cell is simulated; None later and before.
+    def users(self, cell: Cell) -> UserModel | None:
+        """The minds of a cell's users, until another cell's days begin; None before and after.
 
-        The simulation may be at work on it: what is read is text by text as it stood at some moment of this turn.
+        The simulation may be at work on them: what is read of them is as it stood at some moment of this turn.
         """
         users = self._users
-        return None if users is None or users[0] != cell else [text for text in users[1].memories(user) if text]
+        return None if users is None or users[0] != cell else users[1]
 
     def go(self, going: Going) -> None:
         """Starts, pauses, or goes on to the end of the day."""
