@@ -75,13 +75,13 @@ def panels_by_day(series: pd.DataFrame, panels: Mapping[str, str], columns: int 
         columns: Panels side by side.
     """
     rows = -(-len(panels) // columns)
-    figure = _figure(height=2.6 * rows, width=4.0 * columns)
+    figure = _figure(height=2.8 * rows, width=4.0 * columns)
     for ax, (name, label) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
         _draw_days(ax, series[["recommender", "day"]].assign(value=series[name]))
         _dress(ax, "Day", label)
     for ax in figure.axes[len(panels) :]:
         ax.remove()
-    _legend(figure, figure.axes[0])
+    _legend(figure, figure.axes[0], "upper")
     return figure
 
 
@@ -261,15 +261,15 @@ def _dress(ax: Axes, xlabel: str, ylabel: str) -> None:
     ax.set_axisbelow(True)
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
-    """Puts the legend under the axes, where it cannot cover data."""
+def _legend(figure: Figure, ax: Axes, where: str = "lower") -> None:
+    """Puts the legend under the axes, or above them (``upper``), where it cannot cover data."""
     handles, labels = ax.get_legend_handles_labels()
     longest = max((len(label) for label in labels), default=1)
     if len(labels) > 1:
         n_rows = -(-len(labels) // max(1, 96 // (longest + 7)))
         n_columns = -(-len(labels) // n_rows)
         figure.set_figheight(figure.get_figheight() + 0.19 * (n_rows - 1))  # the axes keep their height
-        figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc=f"outside {where} center", ncols=n_columns, frameon=False, fontsize=9)
 
 
 def _bars(row: pd.Series[Any], name: str) -> FloatArray:

@@ -19,15 +19,15 @@ PANELS = {
     "came": "Users who came",
     "clicks_per_visit": "Clicks per visit",
     "satisfaction": "Satisfaction (−1 to 1)",
-    "active": "Here in the last 7 days (share)",
+    "active": "Here within 7 days (share)",
     "stopped": "Stopped for good (users)",
-    "entropy": "Genre entropy of clicks (bits)",
+    "entropy": "Genre entropy, clicks (bits)",
 }
 """What is drawn by day: column and label. Satisfaction is the mean mood of the day's visits."""
 POPULATION = {
     "members": "Members at night",
-    "heard": "Opinions and words heard",
-    "trace_divide": "Distance of two camps (SD of day 0)",
+    "heard": "Opinions heard",
+    "trace_divide": "Distance of two camps (SD)",
 }
 """What is drawn besides where the users are a population: columns of ``population.parquet``."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from recsim_env.rundir import load_run
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SCENARIO = """
 name: live

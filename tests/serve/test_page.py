@@ -46,7 +46,7 @@ def test_a_run_grows_under_the_eyes_of_who_looks_on(serve_run, social, tmp_path)
         assert browser.get("/curves")[1] != first
         browser.post("/go", go="start")
         text = browser.until("/status", "complete")
-        assert "2 of 2 combinations" in text
+        assert "2 of 2 recommenders" in text
         assert browser.post("/seat/take", **SEATED)[0] == 400
 
 
