@@ -32,8 +32,8 @@ def chromium() -> webdriver.Chrome:
 
 
 def wait(browser: webdriver.Chrome, selector: str, words: str) -> None:
-    """Until an element holds some words."""
-    script = "return document.querySelector(arguments[0])?.textContent.includes(arguments[1]) ?? false"
+    """Until an element holds some words, given as a regular expression."""
+    script = "return RegExp(arguments[1]).test(document.querySelector(arguments[0])?.textContent ?? '')"
     end = time.monotonic() + 120
     while not browser.execute_script(script, selector, words):
         assert time.monotonic() < end, f"{selector} never held {words!r}"
@@ -57,10 +57,10 @@ def main(folder: Path) -> None:
             wait(browser, "#status", "paused")
             press(browser, "#go-start")
             wait(browser, "#status", "ease, seed 0")
-            wait(browser, "#day", "12")
+            wait(browser, "#day", "^1[0-9]$")
             press(browser, "#go-pause")
             wait(browser, "#curves", "ease")
-            time.sleep(3)  # the last day of the curves
+            time.sleep(8)  # the curves take their time
             browser.save_screenshot(str(folder / "page.png"))
             browser.get(f"{address}/users/6")
             press(browser, "#take")

@@ -431,7 +431,6 @@ def test_who_looks_on_reads_memories_and_personas_without_fences(world):
     assert not any("data>" in text for text in memories)
     assert w.model.portrait(0)
     assert "data>" not in w.model.portrait(0)
-    w.model.memory.add(
-        np.zeros(40, int), [f"Something new {'x' * i}" for i in range(40)], np.ones(40), np.zeros(40, int)
-    )
+    texts = [chr(97 + i) * 6 for i in range(26)]
+    w.model.memory.add(np.zeros(26, int), texts, np.ones(26), np.zeros(26, int))
     assert any(text.startswith("Long ago: ") for text in w.model.memories(0))
