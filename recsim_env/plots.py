@@ -75,13 +75,22 @@ def panels_by_day(series: pd.DataFrame, panels: Mapping[str, str], columns: int 
         columns: Panels side by side.
     """
     rows = -(-len(panels) // columns)
-    figure = _figure(height=2.8 * rows, width=4.0 * columns)
+    n_lines = series["recommender"].nunique()
+    above = 0.2 + 0.2 * -(-n_lines // 6) * (n_lines > 1)  # inches for the legend, six names to a row
+    height = 2.6 * rows + above
+    figure = _figure(height, width=4.0 * columns)
+    figure.set_layout_engine(None)  # the constrained layout would take as long as all the drawing
+    figure.subplots_adjust(
+        left=0.065, right=0.985, top=1 - above / height, bottom=0.5 / height, wspace=0.28, hspace=0.32
+    )
     for ax, (name, label) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
         _draw_days(ax, series[["recommender", "day"]].assign(value=series[name]))
         _dress(ax, "Day", label)
     for ax in figure.axes[len(panels) :]:
         ax.remove()
-    _legend(figure, figure.axes[0], "upper")
+    if n_lines > 1:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="upper center", ncols=6, frameon=False, fontsize=9)
     return figure
 
 
@@ -261,15 +270,15 @@ def _dress(ax: Axes, xlabel: str, ylabel: str) -> None:
     ax.set_axisbelow(True)
 
 
-def _legend(figure: Figure, ax: Axes, where: str = "lower") -> None:
-    """Puts the legend under the axes, or above them (``upper``), where it cannot cover data."""
+def _legend(figure: Figure, ax: Axes) -> None:
+    """Puts the legend under the axes, where it cannot cover data."""
     handles, labels = ax.get_legend_handles_labels()
     longest = max((len(label) for label in labels), default=1)
     if len(labels) > 1:
         n_rows = -(-len(labels) // max(1, 96 // (longest + 7)))
         n_columns = -(-len(labels) // n_rows)
         figure.set_figheight(figure.get_figheight() + 0.19 * (n_rows - 1))  # the axes keep their height
-        figure.legend(handles, labels, loc=f"outside {where} center", ncols=n_columns, frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
 
 
 def _bars(row: pd.Series[Any], name: str) -> FloatArray:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,27 @@ def test_a_folder_that_another_process_prepares(serve_run, tmp_path):
         assert "No day is committed yet" in browser.get("/curves")[1]
         assert "Users are being prepared" in browser.get("/people")[1]
         assert browser.get("/users/0")[0] == 400
+
+
+def test_a_run_that_another_process_writes_is_followed(serve_run, social, tmp_path, monkeypatch):
+    monkeypatch.setattr("recsim_env.runner.COMMIT_SECONDS", 0.0)
+    go_on = threading.Event()
+
+    def on_progress(at):
+        if (at.cell, at.day) == (0, 2):
+            assert go_on.wait(120)
+
+    writer = threading.Thread(target=run_scenario, args=(social, tmp_path / "run", (), False, on_progress), daemon=True)
+    (tmp_path / "run").mkdir()
+    with serve_run(tmp_path / "run") as browser:
+        writer.start()
+        text = browser.until("/status", '<b id="day">2</b> of 4')
+        assert "running" in text
+        assert 'action="/go"' not in browser.get("/")[1]
+        assert browser.get("/users/3?day=1")[0] == 200
+        go_on.set()
+        browser.until("/status", "complete")
+        writer.join(30)
 
 
 def test_what_is_no_run_folder(tmp_path):
