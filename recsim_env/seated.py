@@ -70,12 +70,12 @@ class SeatedUsers(UserModel):
         }
         self._cell: Cell = ("", 0)
         self._hears = "nothing"
-        self._sitting: int | None = None
+        self._sitting: set[int] = set()  # users whose running visit is a person's
         self._visited: dict[int, int] = {}  # user to the last day on which a person visited for it
 
     def begin(self, recommender: str, seed: int, hears: str) -> None:
         """A cell begins, under a recommender that understands so much (:attr:`Recommender.hears`)."""
-        self._cell, self._hears, self._sitting, self._visited = (recommender, seed), hears, None, {}
+        self._cell, self._hears, self._sitting, self._visited = (recommender, seed), hears, set(), {}
         self.person.meet(self._cell, self.model)
 
     def people(self) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ class SeatedUsers(UserModel):
     def react(self, obs: ObservationBatch, slate: SlateBatch) -> tuple[Feedback, Trace]:
         """Reactions of N users: a person's where one sits, the model's elsewhere."""
         maybe = {moment.user for moment in self._given if moment.cell == self._cell}
-        maybe |= {*self.person.seats(self._cell), *([] if self._sitting is None else [self._sitting])}
+        maybe |= {*self.person.seats(self._cell), *self._sitting}
         rows = [i for i in np.flatnonzero(np.isin(obs.user_index, list(maybe))).tolist() if self._decides(obs, i)]
         if not rows:
             return self.model.react(obs, slate)
@@ -107,11 +107,11 @@ class SeatedUsers(UserModel):
         """Whether a person decides this page: it sat down before the visit, or did so when the run was first made."""
         moment = self._moment(obs, i)
         known = moment in self._given
-        if moment.turn == 0:
-            sits = known or moment.user in self.person.seats(self._cell)
-            if sits or self._sitting == moment.user:
-                self._sitting = moment.user if sits else None
-        return known or self._sitting == moment.user
+        if known or (moment.turn == 0 and moment.user in self.person.seats(self._cell)):
+            self._sitting.add(moment.user)
+        elif moment.turn == 0:
+            self._sitting.discard(moment.user)
+        return moment.user in self._sitting
 
     def _react(self, obs: ObservationBatch, slate: SlateBatch, i: int) -> Reaction:
         moment = self._moment(obs, i)

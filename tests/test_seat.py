@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
-from recsim_env.errors import SeatError
+from recsim_env.cli import app
+from recsim_env.errors import RecsimError, SeatError
 from recsim_env.evaluation.story import tell_days, tell_person
 from recsim_env.records import MessageKind, NextAction
 from recsim_env.rundir import Run, load_run
@@ -251,13 +253,13 @@ def test_playing_in_the_terminal(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--user=99"], "There is no user 99"), (["--recommender=popularty"], "Did you mean 'popularity'")],
+    [(["--user=999"], "There is no user 999"), (["--recommender=popularty"], "Did you mean 'popularity'")],
 )
 def test_what_cannot_be_played(tmp_path, options, words):
-    done = play(tmp_path / "run", "", *options)
-    assert done.returncode == 2
-    assert words in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    told = CliRunner().invoke(app, ["play", "quickstart", "--out", str(tmp_path / "run"), *options]).exception
+    assert isinstance(told, RecsimError)  # which the command line prints without a traceback
+    assert words in str(told)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -94,9 +94,10 @@ class Stage:
     def react(self, served: Served) -> Reaction | None:
         """Puts a page before the person and waits; None where it gives the seat back."""
         with self._turn:
-            seat, self._served, self._answer = self._seat, served, None
+            seat = (served.moment.cell, served.moment.user)
+            self._served, self._answer = served, None
             try:
-                while self._answer is None and seat is not None and self._seat == seat:
+                while self._answer is None and self._seat == seat:
                     self._turn.wait()
                 return self._answer
             finally:

@@ -94,6 +94,13 @@ def test_a_person_is_asked_and_answers_once():
         stage.answer(served().moment, wanted)
 
 
+def test_who_took_another_seat_is_not_asked_for_the_first():
+    stage = Stage(CELLS, 10)
+    stage.take(CELLS[0], 4)
+    assert stage.react(served(user=3)) is None
+    assert stage.state().seat == (CELLS[0], 4)
+
+
 def test_giving_the_seat_back_ends_the_waiting():
     stage, given = Stage(CELLS, 10), []
     stage.take(CELLS[0], 3)
