@@ -85,15 +85,19 @@ class Figures:
         sums = self._sums.get(cell) or Sums.empty(self.n_users, self.n_days, self._genres.shape[1])
         state = progress.get(name)
         if state is not None and state["days"] > sums.days:
-            self._read(sums, name)
+            self._read(sums, name, state["days"])
             sums.days, sums.parts = state["days"], state["parts"]
         self._sums[cell] = sums
         return sums
 
-    def _read(self, sums: Sums, name: str) -> None:
-        """Adds the parts of a cell that have not been read."""
-        columns = ["day", "session", "user", "n_clicks", "satisfaction", "churned"]
-        s = self.run.table("sessions", columns, name, first_part=sums.parts)
+    def _read(self, sums: Sums, name: str, days: int) -> None:
+        """Adds the days of a cell that have not been read, and no day that is committed in this very moment."""
+
+        def rows(table: str, columns: list[str]) -> pd.DataFrame:
+            frame = self.run.table(table, ["day", *columns], name, first_part=sums.parts)
+            return frame[frame["day"].between(sums.days, days - 1)]
+
+        s = rows("sessions", ["session", "user", "n_clicks", "satisfaction", "churned"])
         s = s.sort_values(["day", "session"], kind="stable")
         day, user, clicks = (s[c].to_numpy(np.int64) for c in ("day", "user", "n_clicks"))
         mood, gone = s["satisfaction"].to_numpy(np.float32), s["churned"].to_numpy(np.bool_)
@@ -104,11 +108,11 @@ class Figures:
         np.add.at(sums.user_clicks, user, clicks)
         sums.user_mood[user] = mood  # of one user's visits the latest stands last
         sums.user_stopped[user[gone]] = day[gone]
-        shown = self.run.table("impressions", ["day", "item", "clicked"], name, first_part=sums.parts)
+        shown = rows("impressions", ["item", "clicked"])
         hits: BoolArray = shown["clicked"].to_numpy(np.bool_)
-        days, items = (shown[c].to_numpy(np.int64)[hits] for c in ("day", "item"))
-        sums.genres += category_mass(days, items, self._genres, self.n_days)
-        society = self.run.table("population", ["day", *POPULATION], name, first_part=sums.parts)
+        shown_on, items = (shown[c].to_numpy(np.int64)[hits] for c in ("day", "item"))
+        sums.genres += category_mass(shown_on, items, self._genres, self.n_days)
+        society = rows("population", [*POPULATION])
         sums.society[society["day"].to_numpy(np.int64)] = society[[*POPULATION]].to_numpy(np.float64)
 
     def by_day(self, seed: int) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import threading
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from recsim_env.cli import app
 from recsim_env.errors import MissingDependencyError, RecsimError, RunFolderError
-from recsim_env.rundir import RunFolder, load_run
+from recsim_env.rundir import Run, RunFolder, load_run
 from recsim_env.runner import run_scenario
 from recsim_env.serve import server
 from recsim_env.serve.figures import Figures
@@ -24,7 +25,9 @@ SEATED = {"recommender": "popularity", "seed": 0, "user": 3}
 
 @pytest.fixture(scope="module")
 def finished(social, tmp_path_factory):
-    return run_scenario(social, tmp_path_factory.mktemp("finished") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsim_env.runner.COMMIT_SECONDS", 0.0)  # a part for every day
+        return run_scenario(social, tmp_path_factory.mktemp("finished") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +146,19 @@ def test_the_curves_are_the_figures_of_the_run(finished):
     assert found["heard"].tolist() == heard.sort_values(["recommender", "day"])["heard"].tolist()
 
 
-def test_parts_that_come_later_are_added(finished, tmp_path):
-    """A folder of which some is committed, then all."""
-    shutil.copytree(finished, tmp_path / "run")
-    whole = json.loads((finished / "progress.json").read_text())
-    half = {"popularity-seed0": {**whole["popularity-seed0"], "days": 2, "parts": 0, "done": False}}
-    (tmp_path / "run" / "progress.json").write_text(json.dumps(half))
-    figures = Figures(load_run(tmp_path / "run"))
-    assert len(figures.by_day(0)) == 2
-    (tmp_path / "run" / "progress.json").write_text(json.dumps(whole))
-    pd.testing.assert_frame_equal(figures.by_day(0), Figures(load_run(finished)).by_day(0))
+def test_days_that_come_later_count_once(finished, monkeypatch):
+    cell, run = ("popularity", 0), load_run(finished)
+    whole, wanted = run.progress(), Figures(run).sums(cell)
+    half = {"popularity-seed0": {**whole["popularity-seed0"], "days": 2, "parts": 2, "done": False}}
+    looks = [half]  # more is committed as soon as somebody has looked
+    monkeypatch.setattr(Run, "progress", lambda self: looks.pop() if looks else whole)
+    figures = Figures(run)
+    first = figures.sums(cell)
+    assert first.days == 2
+    assert not first.visits[:, 2:].any()
+    later = figures.sums(cell)
+    for field in fields(wanted):
+        np.testing.assert_array_equal(getattr(later, field.name), getattr(wanted, field.name), field.name)
 
 
 def test_hostile_titles_names_and_labels_stay_texts(finished, serve_run, tmp_path):
