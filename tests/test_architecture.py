@@ -295,6 +295,8 @@ def test_wheel_holds_everything_and_nothing_else(tmp_path):
     builtin = {f"recsim_env/data/builtin/{n}" for n in ("ratings.parquet", "items.parquet", "LICENSE-movietweetings")}
     model = ("config.json", "model.safetensors", "tokenizer.json", "README.md", "training.json")
     builtin |= {f"recsim_env/data/builtin/user_lm/{n}" for n in model}
+    page = (p for folder in ("templates", "static") for p in (ROOT / "recsim_env" / "serve" / folder).iterdir())
+    assert {p.relative_to(ROOT).as_posix() for p in page} <= names
     assert builtin | {"recsim_env/py.typed", "recsim_env/training/user_lm_teacher.yaml"} <= names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"recsim_env"}
