@@ -161,7 +161,7 @@ class Page:
             told=tell_days(run, person, range(day, day + 1))[0], n_days=sums.days,
             row=self.site.rows(cell, range(user, user + 1))[0],
             mindset=figures.mindset_svg(pages) if len(pages) > 1 else None,
-            friends=neighbourhood(run, cell, user),
+            friends=neighbourhood(run, cell, user, None if minds is None else minds.names),
             memories=None if minds is None else minds.memories(user),
             portrait="" if minds is None else minds.portrait(user),
             sat=user in run.people.get(cell, ()),

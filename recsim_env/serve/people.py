@@ -9,6 +9,7 @@ import pandas as pd
 
 from recsim_env.evaluation.story import names_of
 from recsim_env.evaluation.tables import Cell
+from recsim_env.records import TextArray
 from recsim_env.rundir import Run, cell_name
 
 NEAREST = 14
@@ -60,15 +61,22 @@ class Neighbourhood:
     height: int = _HEIGHT
 
 
-def neighbourhood(run: Run, cell: Cell, user: int) -> Neighbourhood | None:
-    """Who a user knows, and who of them know each other; None where the run folder knows no graph."""
+def neighbourhood(run: Run, cell: Cell, user: int, called: TextArray | None = None) -> Neighbourhood | None:
+    """Who a user knows, and who of them know each other; None where the run folder knows no graph.
+
+    Args:
+        run: The run folder.
+        cell: Recommender and seed.
+        user: Row.
+        called: Names that the run folder does not keep, str objects (U,).
+    """
     known = run.table("friends", ["user", "friend", "closeness"], cell_name(*cell))
     if not len(known):
         return None
     own = known[known["user"] == user].sort_values(["closeness", "friend"], ascending=[False, True])
     near = own.head(NEAREST)
     rows = near["friend"].to_numpy().tolist()
-    names = names_of(run.users, cell[1], rows)
+    names = names_of(run.users, cell[1], rows) if called is None else [str(called[row]) for row in rows]
     friends = tuple(
         _placed(row, name, float(closeness), i, len(rows))
         for i, (row, name, closeness) in enumerate(zip(rows, names, near["closeness"], strict=True))
