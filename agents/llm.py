@@ -40,6 +40,7 @@ from recsim_env.agents.scene import Ask, Scene, pick
 from recsim_env.agents.social import Social
 from recsim_env.agents.watching import listwise, pointwise, sequential
 from recsim_env.draws import Draws
+from recsim_env.engine.untrusted import unfenced
 from recsim_env.errors import EngineError, ScenarioError
 from recsim_env.graphs import Graph, read_graph, rows_by_name
 from recsim_env.interfaces import Config, Embedder, Engine, UserModel, Utterance
@@ -194,6 +195,15 @@ class LLMUsers(UserModel):
         """Shares of the categories in the users' past, less those in the data, float32 (U, C)."""
         shares = category_shares(self.users.history, self.catalog) - self.norms.category_share
         return np.where(self.users.history.lengths[:, None] > 0, shares, 0.0).astype(np.float32)
+
+    def memories(self, row: int) -> list[str]:
+        """Latest events, the newest first, then long-term memories."""
+        recent, kept = reversed(self.memory.recent(row)), self.memory.kept(row)
+        return [unfenced(text) for text in (*recent, *(f"Long ago: {text}" for text in kept)) if text]
+
+    def portrait(self, row: int) -> str:
+        """The persona, as the language model is told."""
+        return unfenced(str(self.personas.text[row]))
 
     def reset_rows(self, rows: IntArray) -> None:
         """Puts some users back into their initial state, with fresh luck."""

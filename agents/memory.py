@@ -206,6 +206,11 @@ class Memory:
         """Short-term memory of one user, oldest first."""
         return self.text[row, : self.n_short[row]].tolist()
 
+    def kept(self, row: int) -> list[str]:
+        """Long-term memories of one user, in no particular order."""
+        s = self.config.short
+        return [text for text, kept in zip(self.text[row, s:], self.strength[row, s:] > 0, strict=True) if kept]
+
     def state(self) -> dict[str, Any]:
         """Copies of the arrays by name."""
         return {name: getattr(self, name).copy() for name in self.ARRAYS}

@@ -100,6 +100,11 @@ class ScoringRecommender(Recommender):
         """Whether the slate is a function of the observation."""
         return self._policy.deterministic
 
+    @property
+    def hears(self) -> str:
+        """Names of genres, where wishes move scores."""
+        return "genres" if self.config.heed else "nothing"
+
     @abstractmethod
     def learn(self, dataset: Dataset, draws: Draws) -> None:
         """Trains from scratch on a data set."""

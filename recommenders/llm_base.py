@@ -69,6 +69,11 @@ class AskingRecommender(ScoringRecommender):
         made.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         return made
 
+    @property
+    def hears(self) -> str:
+        """Its language model reads the words."""
+        return "words"
+
     def attach(self, engine: Engine, embedder: Embedder, retries: int = 1, max_failure_share: float = 0.05) -> None:
         """Gives the recommender its language model."""
         self.engine, self.retries, self.limit = engine, retries, max_failure_share

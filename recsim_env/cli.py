@@ -32,6 +32,7 @@ from recsim_env.cli_parts import (
     out,
     show_table,
 )
+from recsim_env.cli_serve import play, serve
 from recsim_env.cli_study import study
 from recsim_env.cli_sweep import sweep
 from recsim_env.cli_train import train_app
@@ -52,6 +53,8 @@ app.command()(agreement)
 app.command()(ope)
 app.command()(study)
 app.command()(sweep)
+app.command()(serve)
+app.command()(play)
 
 
 @app.command()

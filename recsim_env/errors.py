@@ -82,3 +82,7 @@ class EngineError(RecsimError):
 
 class ContractError(RecsimError):
     """A plug-in broke its contract, for example a slate with an item outside the catalogue."""
+
+
+class SeatError(RecsimError):
+    """What a person in a user's seat cannot do."""

@@ -77,6 +77,11 @@ class Recommender(ABC):
         """Whether the slate is a function of the observation; such a log cannot be used for off-policy evaluation."""
         return False
 
+    @property
+    def hears(self) -> str:
+        """What it understands of a user's instruction: ``nothing``, ``genres`` (their names only) or ``words``."""
+        return "nothing"
+
     @abstractmethod
     def fit(self, dataset: Dataset, draws: Draws) -> None:
         """Trains from scratch on the ratings of a data set (its training part)."""
@@ -283,6 +288,14 @@ class UserModel(ABC):
             rows: int (n,), users who opened the app on it, ascending.
         """
         return Opinions.none()
+
+    def memories(self, row: int) -> list[str]:
+        """What a user remembers now, one line each; default is nothing. For those who look on."""
+        return []
+
+    def portrait(self, row: int) -> str:
+        """Who a user is, beyond its profile, in words; default is nothing. For those who look on."""
+        return ""
 
     def engine_report(self) -> dict[str, Any]:
         """What a manifest should tell of the users' requests to their engine, beside its usage; default is nothing."""

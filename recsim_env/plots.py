@@ -6,6 +6,8 @@ once more, so that a figure survives a black-and-white printer.
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -61,6 +63,46 @@ def mindset_by_day(mood: pd.DataFrame, boredom: pd.DataFrame, figure: Figure | N
     axes[1].set_xlabel("Day")
     axes[0].set_title("State of mind of those who are there", loc="left")
     _legend(figure, axes[0])
+    return figure
+
+
+def panels_by_day(series: pd.DataFrame, panels: Mapping[str, str], columns: int = 3) -> Figure:
+    """Many figures by day, a small panel each, without bands: for a run that is being written.
+
+    Args:
+        series: ``recommender, day`` and a column for each panel.
+        panels: Column to label.
+        columns: Panels side by side.
+    """
+    rows = -(-len(panels) // columns)
+    n_lines = series["recommender"].nunique()
+    above = 0.2 + 0.2 * -(-n_lines // 6) * (n_lines > 1)  # inches for the legend, six names to a row
+    height = 2.6 * rows + above
+    figure = _figure(height, width=4.0 * columns)
+    figure.set_layout_engine(None)  # the constrained layout would take as long as all the drawing
+    figure.subplots_adjust(
+        left=0.065, right=0.985, top=1 - above / height, bottom=0.5 / height, wspace=0.28, hspace=0.32
+    )
+    for ax, (name, label) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+        _draw_days(ax, series[["recommender", "day"]].assign(value=series[name]))
+        _dress(ax, "Day", label)
+    for ax in figure.axes[len(panels) :]:
+        ax.remove()
+    if n_lines > 1:
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="upper center", ncols=6, frameon=False, fontsize=9)
+    return figure
+
+
+def mindset_by_page(pages: pd.DataFrame) -> Figure:
+    """One user's mood, boredom and trust after each of its pages; ``pages`` has a column for each."""
+    figure = _figure(height=2.4)
+    ax = figure.subplots()
+    for i, (name, label) in enumerate((("mood", "mood"), ("boredom", "boredom (0 to 1)"), ("trust", "trust"))):
+        ax.plot(np.arange(1, len(pages) + 1), pages[name], label=label, marker=MARKERS[i], ms=3, **_style(i))
+    ax.set_ylim(-1.05, 1.05)
+    _dress(ax, "Page, all visits one after another", "Mindset (−1 to 1)")
+    _legend(figure, ax)
     return figure
 
 
@@ -166,11 +208,23 @@ def save_in(folder: RunFolder, name: str, figure: Figure) -> None:
         replace_file(folder.path / name, lambda file: figure.savefig(file, dpi=DPI, metadata={"Software": ""}))
 
 
-def _figure(height: float = HEIGHT) -> Figure:
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element whose texts are texts, for a page; the same figure gives the same characters."""
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "recsim-env"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = file.getvalue()
+    # Its own style rules would hold for the whole page.
+    return re.sub(r"<style.*?</style>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+
+
+def _figure(height: float = HEIGHT, width: float = WIDTH) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -198,7 +252,8 @@ def _draw_days(ax: Axes, series: pd.DataFrame) -> None:
 
     for i, (name, part) in enumerate(series.groupby("recommender", sort=False)):
         every = max(1, len(part) // 8)
-        ax.fill_between(part["day"], part["low"], part["high"], color=PALETTE[i % len(PALETTE)], alpha=0.15, lw=0)
+        if "low" in part:
+            ax.fill_between(part["day"], part["low"], part["high"], color=PALETTE[i % len(PALETTE)], alpha=0.15, lw=0)
         ax.plot(
             part["day"], part["value"], label=_short(name), marker=MARKERS[i % len(MARKERS)],
             markevery=(i % every, every), markersize=4.5, **_style(i),

@@ -400,6 +400,14 @@ class SlateBatch:
         """Number of users N of the batch."""
         return len(self.items)
 
+    def take(self, rows: IntArray) -> SlateBatch:
+        """The slates of some rows, in that order."""
+        return SlateBatch(
+            self.items[rows], self.propensity[rows], self.position_propensity[rows], self.policy, self.version,
+            None if self.answer is None else _pick(self.answer, rows),
+            None if self.searched is None else self.searched[rows],
+        )  # fmt: skip
+
 
 SEARCH_POLICY = "catalog-search"
 """Policy name of turns that the catalogue's own search served; left out of off-policy evaluation."""

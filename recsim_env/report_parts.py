@@ -52,6 +52,10 @@ def facts(manifest: Mapping[str, Any], n_cells: int) -> str:
         "Length": f"{scenario.get('days', '?')} days, pages of {scenario.get('slate_size', '?')} items",
         "Seeds": ", ".join(str(seed) for seed in manifest.get("seeds", [])) or scenario.get("seed"),
         "Compared": f"{n_cells} combinations of recommender and seed",
+        "Persons": "; ".join(
+            f"user {one['user']} under {one['recommender']}, seed {one['seed']}: {one['pages']} pages"
+            for one in manifest.get("people", ())
+        ),
         "Status": manifest.get("status"),
         "Started": manifest.get("started"),
         "Took": f"{manifest['seconds']:,.0f} s" if manifest.get("seconds") is not None else None,

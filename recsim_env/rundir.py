@@ -464,6 +464,22 @@ class Run:
             raise RunFolderError(f"{self.path} is no run folder: it has no manifest.json. 'recsim-env run' makes one.")
         self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
 
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """All cells that the run is to have, in its order."""
+        sections = self.manifest["scenario"]["recommenders"]
+        names = [str(section.get("label") or section["name"]) for section in sections]
+        return [(name, int(seed)) for name in names for seed in self.manifest["seeds"]]
+
+    @property
+    def people(self) -> dict[tuple[str, int], tuple[int, ...]]:
+        """By cell the users in whose seats a person sat: they are not simulated, or not throughout."""
+        found: dict[tuple[str, int], tuple[int, ...]] = {}
+        for one in self.manifest.get("people", ()):
+            cell = (str(one["recommender"]), int(one["seed"]))
+            found[cell] = (*found.get(cell, ()), int(one["user"]))
+        return found
+
     def progress(self) -> dict[str, Any]:
         """What is committed now, as :meth:`RunFolder.progress` tells it."""
         file = self.path / "progress.json"

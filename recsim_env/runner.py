@@ -27,6 +27,8 @@ from recsim_env.records import SEARCH_POLICY, IntArray, NextAction, ObservationB
 from recsim_env.registry import recommenders
 from recsim_env.rundir import SCHEMA_VERSION, CellWriter, RunFolder, new_folder, write_items, write_users
 from recsim_env.scenario import RecommenderSection, Scenario, load_scenario
+from recsim_env.seat import Nobody, Person
+from recsim_env.seated import SEATED, SeatedUsers
 from recsim_env.simulator import Outcome, Simulator
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def run_scenario(
     overrides: Sequence[str] = (),
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    person: Person | None = None,
 ) -> Path:
     """Runs a scenario.
 
@@ -78,7 +81,8 @@ def run_scenario(
         out: The run folder; None makes ``runs/<name>-<time>``.
         overrides: ``"key=value"`` strings.
         resume: Go on with the run in ``out`` (None: the latest of that name) instead of starting one.
-        on_progress: Called after every simulated day, and while a language model answers.
+        on_progress: Called after every simulated day, and while a language model answers; the run waits for it.
+        person: May take users' seats; every day is committed then, so that it can be looked at.
 
     Returns:
         The run folder.
@@ -88,15 +92,18 @@ def run_scenario(
         ScenarioError: If the scenario is not usable; :class:`UnknownNameError` for names in it.
     """
     scenario = load_scenario(source, overrides)
-    path = _choose_folder(scenario, out, resume)
+    path = choose_folder(scenario, out, resume)
     world = World(scenario)
     with RunFolder(path) as folder:
         record = _open(folder, world, resume)
-        stores = world.needs_engine or any(not r.repeatable for r in _made(world))
-        world.store = store = ReplyStore(path / "replies.sqlite") if stores else None
+        replies = path / "replies.sqlite"
+        stores = person is not None or world.needs_engine or any(not r.repeatable for r in _made(world))
+        world.store = store = ReplyStore(replies) if stores or replies.exists() else None
         clock = _Clock(on_progress, len(_cells(scenario)), scenario.days, world.engine_usage)
         world.on_commit = clock.beat
         try:
+            if store is not None:
+                _offer_seats(folder, world, record, store, person)
             _run_cells(folder, world, record, store, clock)
             record["status"] = "complete"
         except BaseException as error:
@@ -114,7 +121,8 @@ def run_scenario(
     return path
 
 
-def _choose_folder(scenario: Scenario, out: str | Path | None, resume: bool) -> Path:
+def choose_folder(scenario: Scenario, out: str | Path | None, resume: bool) -> Path:
+    """The folder that a run goes into; arguments as in :func:`run_scenario`."""
     if out is not None:
         path = Path(out)
         if resume and not (path / "manifest.json").exists():
@@ -207,6 +215,22 @@ def _open(folder: RunFolder, world: World, resume: bool) -> dict[str, Any]:
     return record
 
 
+def _offer_seats(
+    folder: RunFolder, world: World, record: dict[str, Any], store: ReplyStore, person: Person | None
+) -> None:
+    """Puts seats around the user model, if a person may sit there, or did before the run was stopped."""
+    if person is None and not store.starting(SEATED):
+        return
+
+    def tell() -> None:
+        record["people"] = seated.people()
+        folder.write_json("manifest.json", record)
+
+    seated = SeatedUsers(world.user_model, world.dataset.catalog, person or Nobody(), store, tell)
+    world.user_model = seated
+    record["people"] = seated.people()
+
+
 def _run_cells(
     folder: RunFolder, world: World, record: dict[str, Any], store: ReplyStore | None, clock: _Clock
 ) -> None:
@@ -224,6 +248,8 @@ def _run_cells(
             fitted = {section.title: (fresh, offline)}  # one at a time: some are large
         recommender, offline = copy.deepcopy(fitted[section.title])
         simulator = world.simulator(seed)
+        if isinstance(simulator.model, SeatedUsers):
+            simulator.model.begin(section.title, seed, recommender.hears)
         fitted_at, asked = time.process_time(), copy.deepcopy(world.engine_usage())
         try:
             n_turns = _run_cell(scenario, simulator, recommender, section.title, seed, writer, store, clock)
@@ -299,12 +325,12 @@ def _run_cell(
             population.evening(np.flatnonzero(came), said, writer)
         if creators is not None:
             creators.evening(writer)
-        clock.tick(day + 1, n_turns)
-        # Days of language-model users take long and hold few rows: whoever watches should see each.
+        # Days of language-model users, and of persons, take long and hold few rows: whoever watches should see each.
         due = writer.pending_rows >= COMMIT_ROWS or clock.since_commit() >= COMMIT_SECONDS or store is not None
         if day >= writer.committed_days and due and day + 1 < scenario.days:
             writer.commit(day + 1)
             clock.committed()
+        clock.tick(day + 1, n_turns)
     for society in (population, creators):
         if society is not None:
             society.close()

@@ -375,6 +375,11 @@ class Scenario(Section):
         """Seeds of the replications."""
         return list(range(self.seed, self.seed + self.replications))
 
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """Recommender and seed of everything that is run, in its order."""
+        return [(section.title, seed) for section in self.recommenders for seed in self.seeds]
+
     def flat(self) -> dict[str, Any]:
         """The scenario as plain data, as it would be written in YAML."""
         plain = self.model_dump(mode="json", exclude={"users", "recommenders", "engine", "training"})

@@ -61,7 +61,7 @@ def tell(path: Path, wish: Wish) -> Iterator[Event]:
         RunFolderError: If the folder is no run, or nothing that was wished for is committed yet.
         UnknownNameError: If the run has no such recommender, seed or user.
     """
-    status = _status(path)
+    status = run_status(path)
     if status == "preparing":
         raise RunFolderError(f"{path}: the run is being prepared. --follow waits for its days.")
     run = Run(path)
@@ -97,7 +97,7 @@ def follow(
         UnknownNameError: If the run has no such recommender, seed or user.
     """
     said = ""
-    while (status := _status(path)) == "preparing":
+    while (status := run_status(path)) == "preparing":
         if not said:
             yield Note(said := "The run is being prepared ...", waiting=True)
         sleep(interval)
@@ -116,13 +116,13 @@ def follow(
         if status != "running":
             yield Note(_end(Run(path), status))
             return
-        if diary is not None and diary.is_full(progress, wish.day, _unfinished(_planned(run.manifest), progress)):
+        if diary is not None and diary.is_full(progress, wish.day, _unfinished(run.cells, progress)):
             yield Note(f"{diary.whole(wish.day)}; the run goes on.")
             return
         if (text := _waiting_for(diary, cells, progress)) != said:
             yield Note(said := text, waiting=True)
         sleep(interval)
-        status = _status(path)
+        status = run_status(path)
 
 
 class _Diary:
@@ -176,7 +176,7 @@ def _quiet(days: list[int]) -> Iterator[Quiet]:
         yield Quiet(days[0], days[-1])
 
 
-def _status(path: Path) -> str:
+def run_status(path: Path) -> str:
     """The manifest's status; ``preparing`` before there is one, ``killed`` where it says running and nobody writes."""
     if not (path / "manifest.json").exists() and is_written(path):
         return "preparing"
@@ -187,13 +187,6 @@ def _status(path: Path) -> str:
     return status
 
 
-def _planned(manifest: Mapping[str, Any]) -> list[Cell]:
-    """All cells of a run in its order."""
-    sections = manifest["scenario"]["recommenders"]
-    names = [str(section.get("label") or section["name"]) for section in sections]
-    return [(name, int(seed)) for name in names for seed in manifest["seeds"]]
-
-
 def _asked(run: Run, wish: Wish) -> tuple[list[Cell], dict[int, int | None]]:
     """The cells that a wish allows, and by seed the row of its user, None for any.
 
@@ -201,7 +194,7 @@ def _asked(run: Run, wish: Wish) -> tuple[list[Cell], dict[int, int | None]]:
         RunFolderError: If the run has no such day.
         UnknownNameError: If the run has no such recommender, seed or user.
     """
-    cells, where = _planned(run.manifest), str(run.path)
+    cells, where = run.cells, str(run.path)
     for kind, wanted, place in (("recommender", wish.recommender, 0), ("seed", wish.seed, 1)):
         if wanted is not None:
             if wanted not in {cell[place] for cell in cells}:
@@ -256,7 +249,7 @@ def _nothing_yet(run: Run, wish: Wish, cells: list[Cell], progress: Mapping[str,
 
 def _end(run: Run, status: str) -> str:
     """How a run stands."""
-    planned, progress = _planned(run.manifest), run.progress()
+    planned, progress = run.cells, run.progress()
     n_done = len(planned) - len(_unfinished(planned, progress))
     parts = f"{n_done} of {len(planned)} combinations of recommender and seed are done"
     resume = f"go on with --resume --out {run.path}"

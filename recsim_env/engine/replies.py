@@ -1,7 +1,7 @@
 """Stored replies: everything that cannot be computed again is kept, so that a run can be repeated anywhere.
 
 A reply is found by a key of all that it depends on; only exact hits count. Besides engines' replies, slates of
-policies that are not repeatable (a GPU model, a person) are stored the same way.
+policies that are not repeatable (a GPU model) and what a person did in a user's seat are stored the same way.
 """
 
 from __future__ import annotations
@@ -62,6 +62,12 @@ class ReplyStore:
             marks = ",".join("?" * len(some))
             found.update(self._database.execute(f"SELECT key, value FROM replies WHERE key IN ({marks})", some))
         return [json.loads(found[key]) if key in found else None for key in keys]
+
+    def starting(self, prefix: str) -> dict[str, Any]:
+        """Stored values whose keys start so, by key, in the order in which they were stored."""
+        rows = self._database.execute("SELECT key, value FROM replies WHERE substr(key, 1, ?) = ? ORDER BY rowid",
+                                      (len(prefix), prefix))  # fmt: skip
+        return {key: json.loads(value) for key, value in rows}
 
     def put(self, values: Iterable[tuple[str, Any]], usage: EngineUsage | None = None) -> None:
         """Stores (key, value) pairs in one commit; what is there already stays.

@@ -60,6 +60,11 @@ def fence(text: str, tag: str = "data") -> str:
     return f"<{tag}>{text.replace('<', '‹').replace('>', '›')}</{tag}>"
 
 
+def unfenced(text: str, tag: str = "data") -> str:
+    """For people to read: what :func:`fence` marked stands in quotes."""
+    return text.replace(f"<{tag}>", "“").replace(f"</{tag}>", "”")
+
+
 def _visible(text: str) -> str:
     """The text with white space as blanks and without what is not seen."""
     if text.isascii() and text.isprintable():

@@ -71,8 +71,9 @@ def mindset_by_day(run: RunTables, world: World, which: str) -> pd.DataFrame:
     def sums(rows: Rows) -> tuple[FloatArray, FloatArray]:
         turn = columns(turns, ["user", "day", which], rows)
         values = turn[which].astype(np.float64)
-        total = _cluster_day(world, turn["user"], turn["day"], values)
-        return total, _cluster_day(world, turn["user"], turn["day"], np.ones(len(values)))
+        known = ~np.isnan(values)  # nobody asks a person in a user's seat for all of it
+        total = _cluster_day(world, turn["user"], turn["day"], np.where(known, values, 0.0))
+        return total, _cluster_day(world, turn["user"], turn["day"], known.astype(np.float64))
 
     return _by_day(turns, world, sums)
 

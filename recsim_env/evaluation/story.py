@@ -31,6 +31,11 @@ _NOT_PROFILE = {"seed", "user", "user_id", "data_user", "history", "history_rati
 _LAST = 5
 
 
+def full_title(title: str, year: int) -> str:
+    """A title with its year, once; 0 is an unknown year."""
+    return f"{title} ({year})" if year and f"({year})" not in title else title
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """One item of a page and what the user did with it.
@@ -62,12 +67,14 @@ class Shown:
     @property
     def name(self) -> str:
         """The title with its year, once."""
-        return f"{self.title} ({self.year})" if self.year and f"({self.year})" not in self.title else self.title
+        return full_title(self.title, self.year)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """One turn. ``message`` came before it, ``next_message`` after it; the mindset is the one after the page.
+
+    Boredom and trust are NaN where a person sat in the user's seat: it is asked for its mood only.
 
     ``fallback`` says that a reply of the user's model could not be used and a substitute stands in its place.
     """

@@ -421,3 +421,16 @@ def prefix_length(first, second):
     return next(
         (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
+
+
+def test_who_looks_on_reads_memories_and_personas_without_fences(world):
+    w = world.seat(remembered=3)
+    memories = w.model.memories(0)
+    assert len(memories) == len(w.model.memory.recent(0)) >= 1
+    assert memories[0].startswith("You watched “")  # the latest first
+    assert not any("data>" in text for text in memories)
+    assert w.model.portrait(0)
+    assert "data>" not in w.model.portrait(0)
+    texts = [chr(97 + i) * 6 for i in range(26)]
+    w.model.memory.add(np.zeros(26, int), texts, np.ones(26), np.zeros(26, int))
+    assert any(text.startswith("Long ago: ") for text in w.model.memories(0))
