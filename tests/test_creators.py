@@ -233,7 +233,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(path, tmp_path, monkey
 
     with pytest.raises(KeyboardInterrupt):
         run_scenario(load_scenario(SMALL), tmp_path / "run", on_progress=stop)
-    assert load_run(tmp_path / "run").creators["day"].max() == 3
+    assert load_run(tmp_path / "run").creators["day"].max() == 4
     run_scenario(load_scenario(SMALL), tmp_path / "run", resume=True)
     assert_same(tables(path), tables(tmp_path / "run"))
 
