@@ -288,12 +288,12 @@ class BehavioralUsers(UserModel):
         leaning = (
             c.genre * t.affinity.take(rows, axis=0) - c.satiation * self._satiation.take(rows, axis=0) + c.wish * wish
         )
-        taste = np.einsum("nkf,nf->nk", vectors[:, :, self._factors], t.factors.take(rows, axis=0))
+        taste = _inner(vectors[:, :, self._factors], t.factors.take(rows, axis=0))
         score = taste + self.item_bias.take(items)
         score += (p.mean + t.bias[rows]).astype(np.float32)[:, None]
-        interest = np.einsum("nkh,nh->nk", vectors[:, :, self._interests], t.interest.take(rows, axis=0))
+        interest = _inner(vectors[:, :, self._interests], t.interest.take(rows, axis=0))
         np.clip(interest, -1.0, c.interest_cap, out=interest)
-        log_odds = np.einsum("nkc,nc->nk", vectors[:, :, self._categories], leaning)
+        log_odds = _inner(vectors[:, :, self._categories], leaning)
         log_odds += np.float32(c.interest) * interest
         taste *= np.float32(c.taste / p.score_sd)
         log_odds += taste
@@ -482,6 +482,17 @@ _STATE = ("life", "satiation", "mindset", "left", "spoke", "last_day")
 def _padded(array: FloatArray, value: float = 0.0) -> FloatArray:
     """One more row for the padding item, so that gathers need no mask."""
     return np.concatenate([array, np.full((1, *array.shape[1:]), value)]).astype(np.float32)
+
+
+def _inner(vectors: FloatArray, own: FloatArray) -> FloatArray:
+    """Inner products of users' vectors ``own`` (n, F) with their pages' items' (n, K, F), all float32, (n, K).
+
+    Without axes (F is 0: a catalogue without categories) they are 0. There einsum, as of NumPy 2.4, multiplies its
+    empty sum by what lies in memory behind the empty array, and now and then that is NaN.
+    """
+    if not own.shape[1]:
+        return np.zeros(vectors.shape[:2], np.float32)
+    return np.asarray(np.einsum("nkf,nf->nk", vectors, own))
 
 
 def _sentences(categories: tuple[str, ...]) -> TextArray:

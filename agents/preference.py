@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import svd
 from scipy.sparse import linalg
 from scipy.special import ndtr
 
@@ -286,12 +287,31 @@ def interests(ratings: Ratings, dataset: Dataset, draws: Draws, n: int) -> tuple
     scaled = sparse.diags_array(scale_user) @ rated @ sparse.diags_array(scale_item)
     n = min(n, min(shape) - 2)
     start = draws.normals(draws.keys("interest", 0), np.arange(min(shape)))[0].astype(np.float64)
-    left, strength, right = linalg.svds(scaled, k=n + 1, v0=start)
+    left, strength, right = _largest_singular(scaled, n + 1, start, draws)
     order = np.argsort(-strength)[1:]
     total = float(n_user.sum())
     users = left[:, order] * strength[order] * np.sqrt(total / (n_user + SHRINK))[:, None]
     items = right[order].T * np.sqrt(total / (n_item + SHRINK))[:, None]
     return users.astype(np.float32), items.astype(np.float32)
+
+
+def _largest_singular(
+    matrix: sparse.csr_array, k: int, start: FloatArray, draws: Draws
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The k largest singular values with their vectors: (rows, k), (k,), (k, columns).
+
+    What SciPy's ``svds`` computes. That gives ARPACK no generator, and where the Lanczos basis is exhausted (few kinds
+    of users, groups without an item in common) ARPACK goes on from a random vector: the same data gave other tastes.
+    """
+    wide = matrix.shape[0] < matrix.shape[1]
+    tall = (matrix.T if wide else matrix).tocsr()
+    gram = linalg.LinearOperator((tall.shape[1],) * 2, matvec=lambda x: tall.T @ (tall @ x), dtype=np.float64)
+    restarts = np.random.default_rng(draws.keys("interest-restart", 0))
+    _, axes = linalg.eigsh(gram, k=k, v0=start, rng=restarts)
+    axes, _ = np.linalg.qr(axes)  # ARPACK's are not quite orthogonal where values are near to each other
+    left, strength, right = svd(tall @ axes, full_matrices=False)
+    right = right @ axes.T
+    return (right.T, strength, left.T) if wide else (left, strength, right)
 
 
 def rating_noise(test: Ratings, scores: FloatArray, n_users: int, shrink: float = 10.0) -> tuple[FloatArray, IntArray]:

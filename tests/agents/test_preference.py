@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsim_env.agents.preference import category_weights, fit_biases, fit_preferences
+from recsim_env.agents.preference import category_weights, fit_biases, fit_preferences, interests
 from recsim_env.draws import Draws
 from recsim_env.records import Catalog, Dataset, Ratings, RatingScale
 
@@ -95,3 +95,15 @@ def test_the_order_of_ratings_does_not_matter_to_biases(reverse):
     base_mean, base_bias, _ = fit_biases(data.ratings, data.n_users, data.n_items)
     assert mean == pytest.approx(base_mean)
     np.testing.assert_allclose(user_bias, base_bias, atol=1e-6)
+
+
+def test_interests_are_the_same_twice_where_there_are_few_kinds_of_users():
+    """Three groups without an item in common: ARPACK runs out of directions and takes random ones."""
+    data = world()
+    user, item = np.divmod(np.arange(200 * 60), 60)
+    of_the_group = user % 3 == item % 3
+    user, item = user[of_the_group].astype(np.int32), item[of_the_group].astype(np.int32)
+    ratings = Ratings(user, item, np.ones(len(user), np.float32), np.arange(len(user)))
+    first, second = (interests(ratings, data, Draws(0), 8) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 from recsim_env.draws import Draws
 from recsim_env.evaluation.ope import estimators as by
@@ -123,6 +124,14 @@ def test_mean_features_give_the_mean_prediction():
     np.testing.assert_allclose(model.predict(half, model.features(half, mean, leaning)), every @ chance)
     assert model.later(half, 2)[:, 1].tolist() == [0.0, 0.0]
     assert model.later(half, 3).shape == (2, 3)
+
+
+def test_the_reward_model_does_without_categories():
+    known = ItemFacts.of(np.arange(6), np.zeros((6, 0), bool))
+    nowhere = as_strided(np.full(1, np.nan), (2, 0), (0, 0))  # empty, in memory that holds NaN
+    half, items = np.array([0, 1]), np.array([[0, 1], [2, 3]])
+    model = reward_model.fit(known, half, items, np.eye(2), nowhere)
+    assert (model.features(half, model.item_table()[items], nowhere)[:, :, 3] == 0.0).all()
 
 
 def test_turns_become_episodes_in_the_order_of_time():

@@ -84,7 +84,8 @@ class RewardModel:
             float64 (n, K, 4).
         """
         own = np.take_along_axis(means[:, :, 1:3], half[:, None, None], axis=2)[:, :, 0]
-        match = np.einsum("nkc,nc->nk", means[:, :, 3:], leaning)
+        # A product, not einsum, which reads foreign memory where there are no categories.
+        match = (means[:, :, 3:] @ leaning[:, :, None])[:, :, 0]
         return np.stack([np.ones(own.shape), means[:, :, 0], own, match], axis=2)
 
     def predict(self, half: IntArray, features: FloatArray) -> FloatArray:
