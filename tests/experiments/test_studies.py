@@ -325,7 +325,8 @@ def test_a_study_of_users_with_a_language_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["conformity", "polarisation", "diffusion"])
 def test_studies_of_opinions_refuse_users_with_a_language_model(name, tmp_path):
-    with pytest.raises(ScenarioError, match=r"only behavioural users.*filter_bubble, popularity_loop, realism"):
+    able = "filter_bubble, popularity_loop, cold_start, realism"
+    with pytest.raises(ScenarioError, match=f"only behavioural users.*{able}"):
         run_study(get_study(name), [0], tmp_path / "s", ["users.model=llm"])
     assert not (tmp_path / "s").exists()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsim_env.evaluation.beyond_accuracy import gini
-from recsim_env.experiments.studies.base import Arm, Claim, Measured, Panel, Study
+from recsim_env.experiments.studies.base import WORDS, Arm, Claim, Measured, Panel, Study
 from recsim_env.records import FloatArray
 from recsim_env.rundir import Run
 
@@ -33,7 +33,7 @@ def measure(run: Run) -> Measured:
     by_age = exposure_by_age(shown, released)
     people = run.creators
     active = people.groupby("day")["active"].mean().to_numpy(np.float64)
-    followed = by_age[: days // 2]
+    followed = by_age[: max(days // 2, 1)]  # NaN where a run of a day follows nobody
     return Measured(
         {"age": by_age.tolist(), "active": active.tolist(), "clicks": clicks.tolist()},
         {
@@ -110,4 +110,5 @@ STUDY = Study(
         Claim("clicks, at the end", "exploring", "collaborative", +1),
     ),
     measure=measure,
+    words=(*WORDS, "creators.least=3"),  # as many impressions a user as with 300 users
 )
