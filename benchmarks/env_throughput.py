@@ -135,7 +135,7 @@ def _one_batch(
     recommender.observe(obs, slate, outcome.feedback)
     sessions.add(obs, outcome)
     if writer is not None:
-        runner._write_turn(writer, obs, slate, outcome)
+        runner._write_turn(writer, obs, slate, outcome, obs.candidates)
         sessions.write(writer, obs, outcome)
     if outcome.left.any():
         simulator.open(batch[outcome.left], obs.day[outcome.left] + 1, 0)
