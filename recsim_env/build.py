@@ -72,6 +72,12 @@ class World:
                     f"recommenders.{section.title}: a saved recommender (path) carries no training data and cannot be "
                     "trained again. Set retrain_every: 0, or leave path out."
                 )
+            if section.path is not None and scenario.creators.count:
+                raise ScenarioError(
+                    f"recommenders.{section.title}: a saved recommender (path) may have learned from ratings of items "
+                    "that creators hold back. Leave path out, so that it is fitted without them, or set "
+                    "creators.count: 0."
+                )
         if scenario.candidates is not None:
             self.new_recommender(self._retriever_section())
         for name in scenario.reward:

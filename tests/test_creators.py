@@ -274,6 +274,13 @@ def test_more_creators_than_items_are_refused(make_world):
         _ = make_world(creators={"count": 500}).works
 
 
+def test_a_saved_recommender_is_refused():
+    """It may have been trained on what is held back."""
+    saved = [{"name": "popularity", "path": "somewhere"}]
+    with pytest.raises(ScenarioError, match=r"popularity: a saved recommender \(path\) may have learned"):
+        World(load_scenario({**SMALL, "recommenders": saved, "retrain_every": 0}))
+
+
 def test_the_environment_refuses_creators():
     with pytest.raises(ScenarioError, match=r"creators\.count=0"):
         RecSimVectorEnv(world=World(load_scenario(SMALL)))
