@@ -20,9 +20,11 @@ from recsim_env.cli_evaluate import agreement, evaluate, ope
 from recsim_env.cli_parts import (
     EngineName,
     Model,
+    OutDir,
     Overrides,
     Quiet,
     Replies,
+    Resume,
     TurnsBar,
     Urls,
     data_source,
@@ -60,16 +62,14 @@ app.command()(play)
 @app.command()
 def run(
     scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario, or a YAML file.")],
-    out_dir: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/NAME-TIME.")
-    ] = None,
+    out_dir: OutDir = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the run.")] = None,
     overrides: Overrides = None,
     engine: EngineName = None,
     model: Model = None,
     url: Urls = None,
     replies: Replies = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    resume: Resume = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
     quiet: Quiet = False,
 ) -> None:

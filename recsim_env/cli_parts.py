@@ -27,6 +27,8 @@ Replies = Annotated[
     Path | None, typer.Option("--replies", metavar="RUN", help="Replay the stored replies of a run: no model.")
 ]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Runs at once; default one a core.")]
+OutDir = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/NAME-TIME.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 DataName = Annotated[str, typer.Option("--data", metavar="NAME_OR_PATH", help="A built-in data set, or a path.")]
 

@@ -9,14 +9,23 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.markup import escape
 
-from recsim_env.cli_parts import EngineName, Model, Overrides, Replies, Urls, engine_changes, err, out
+from recsim_env.cli_parts import (
+    EngineName,
+    Model,
+    OutDir,
+    Overrides,
+    Replies,
+    Resume,
+    Urls,
+    engine_changes,
+    err,
+    out,
+)
 from recsim_env.errors import RecsimError, RunFolderError
 
 if TYPE_CHECKING:
     from recsim_env.scenario import Scenario
 
-OutDir = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder; default runs/NAME-TIME.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 Only = Annotated[
     str | None, typer.Option("--recommender", metavar="NAME", help="Only this recommender of the scenario.")
 ]

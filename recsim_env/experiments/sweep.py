@@ -32,7 +32,7 @@ from recsim_env.errors import ScenarioError
 from recsim_env.evaluation.summary import METRICS, summary_table
 from recsim_env.experiments.jobs import Job, Outcome
 from recsim_env.experiments.runs import refuse_another
-from recsim_env.experiments.studies.results import over_seeds
+from recsim_env.experiments.studies.results import interval, told
 from recsim_env.experiments.tables import markdown_table
 from recsim_env.experiments.workers import Place, carry_out, workers_for
 from recsim_env.rundir import Run, RunFolder, cell_name, measurement_folder
@@ -237,22 +237,13 @@ def load_table(path: Path) -> pd.DataFrame:
 def summary(table: pd.DataFrame, metrics: Sequence[str] = SHOWN) -> list[list[str]]:
     """A line for every combination but the seed, header first: means with 95 % intervals over seeds (Student's t)."""
     keys = _grouping(table)
-    told = [metric for metric in METRICS if metric.name in metrics and metric.name in table]
-    lines = [[*keys, "seeds", *(metric.title for metric in told)]]
+    shown = [metric for metric in METRICS if metric.name in metrics and metric.name in table]
+    lines = [[*keys, "seeds", *(metric.title for metric in shown)]]
     for values, rows in table.groupby(keys, sort=False):
         good = rows[rows["error"] == ""]
-        cells = [_interval(good[m.name].to_numpy(), m.digits) for m in told]
+        cells = [told(interval(good[m.name].tolist()), digits=m.digits) for m in shown]
         lines.append([*map(str, values), f"{len(good)}", *cells])
     return lines
-
-
-def _interval(values: Any, digits: int) -> str:
-    if not len(values):
-        return "-"
-    mean, low, high = (float(x) for x in over_seeds(values))
-    if mean != mean:
-        return "-"
-    return f"{mean:.{digits}f}" + ("" if low != low else f" ({low:.{digits}f} to {high:.{digits}f})")
 
 
 def _markdown(record: dict[str, Any], table: pd.DataFrame) -> str:

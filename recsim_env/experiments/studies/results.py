@@ -43,11 +43,11 @@ def over_seeds(values: Sequence[Any]) -> tuple[FloatArray, FloatArray, FloatArra
 def summary(study: Study, measured: Mapping[str, Sequence[Measured]]) -> dict[str, Any]:
     """Means of every arm and differences of every claim, as plain data: ``series``, ``outcomes``, ``claims``."""
     series = {
-        panel.series: {name: _interval([m.series[panel.series] for m in found]) for name, found in measured.items()}
+        panel.series: {name: interval([m.series[panel.series] for m in found]) for name, found in measured.items()}
         for panel in study.panels
     }
     outcomes = {
-        outcome: {name: _interval([m.outcomes[outcome] for m in found]) for name, found in measured.items()}
+        outcome: {name: interval([m.outcomes[outcome] for m in found]) for name, found in measured.items()}
         for outcome in study.outcomes
     }
     return {"series": series, "outcomes": outcomes, "claims": [_tested(c, measured) for c in study.claims]}
@@ -56,7 +56,7 @@ def summary(study: Study, measured: Mapping[str, Sequence[Measured]]) -> dict[st
 def _tested(claim: Claim, measured: Mapping[str, Sequence[Measured]]) -> dict[str, Any]:
     """The paired difference that a claim speaks of, and whether it came out."""
     pairs = zip(measured[claim.arm], measured[claim.control], strict=True)
-    found = _interval([a.outcomes[claim.outcome] - b.outcomes[claim.outcome] for a, b in pairs])
+    found = interval([a.outcomes[claim.outcome] - b.outcomes[claim.outcome] for a, b in pairs])
     low, high = found["low"], found["high"]
     if found["mean"] is None:
         verdict = NOTHING
@@ -70,7 +70,8 @@ def _tested(claim: Claim, measured: Mapping[str, Sequence[Measured]]) -> dict[st
     return {**told, **found, "verdict": verdict}
 
 
-def _interval(values: Sequence[Any]) -> dict[str, Any]:
+def interval(values: Sequence[Any]) -> dict[str, Any]:
+    """``mean``, ``low`` and ``high`` over seeds as JSON has them; arguments as for :func:`over_seeds`."""
     return {name: _json(v) for name, v in zip(("mean", "low", "high"), over_seeds(values), strict=True)}
 
 
@@ -89,13 +90,14 @@ def plain(measured: Measured) -> dict[str, Any]:
     }
 
 
-def told(found: Mapping[str, Any], sign: str = "") -> str:
+def told(found: Mapping[str, Any], sign: str = "", digits: int = 3) -> str:
     """A mean with its interval in words."""
+    form = f"{sign}.{digits}f"
     if found["mean"] is None:
         return "-"
     if found["low"] is None:
-        return f"{found['mean']:{sign}.3f}"
-    return f"{found['mean']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
+        return f"{found['mean']:{form}}"
+    return f"{found['mean']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
 
 
 def tables(study: Study, record: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:

@@ -18,7 +18,7 @@ from recsim_env import manifest as facts
 from recsim_env.errors import ScenarioError
 from recsim_env.experiments.jobs import Job
 from recsim_env.experiments.runs import refuse_another
-from recsim_env.experiments.studies.base import STUDIES, Arm, Measured, Study, get_study
+from recsim_env.experiments.studies.base import STUDIES, Measured, Study, get_study
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.results import markdown, plain, summary
 from recsim_env.experiments.workers import measured_by, workers_for
@@ -26,7 +26,7 @@ from recsim_env.plots import save_in
 from recsim_env.registry import user_models
 from recsim_env.rundir import RunFolder, measurement_folder
 from recsim_env.runner import Progress
-from recsim_env.scenario import Scenario, load_scenario
+from recsim_env.scenario import load_scenario
 
 RESULT = "study.json"
 
@@ -57,7 +57,12 @@ def run_study(
         ScenarioError: If several runs at once would load a language model each.
         RecsimError: If a run fails; the others are made all the same, and kept.
     """
-    asked = {(arm.name, seed): _scenario(study, arm, seed, overrides) for seed in seeds for arm in study.arms}
+    settled = _settled(study, overrides)
+    asked = {
+        (arm.name, seed): load_scenario(study.scenario, [*settled, *arm.overrides, f"seed={seed}", "replications=1"])
+        for seed in seeds
+        for arm in study.arms
+    }
     path = measurement_folder(out, RESULT, f"study-{study.name}")
     jobs = [
         Job(f"{arm}, seed {seed}", scenario, path / "runs" / arm / f"seed{seed}", study.measure)
@@ -93,20 +98,19 @@ def run_study(
     return path
 
 
-def _scenario(study: Study, arm: Arm, seed: int, overrides: Sequence[str]) -> Scenario:
-    """The scenario of one run.
+def _settled(study: Study, overrides: Sequence[str]) -> list[str]:
+    """Overrides for all arms: those that were asked for, above those by which the study takes such users.
 
     Raises:
         ScenarioError: If the study cannot measure users of that model.
     """
-    last = [*arm.overrides, f"seed={seed}", "replications=1"]
     asked = load_scenario(study.scenario, overrides).users.model
     if not user_models.get(asked, "users.model").needs_engine:
-        return load_scenario(study.scenario, [*overrides, *last])
+        return list(overrides)
     if study.words is None:
         able = ", ".join(name for name in STUDIES if get_study(name).words is not None)
         raise ScenarioError(
             f"users.model {asked!r}: study {study.name!r} measures opinions or tastes, which only behavioural users "
             f"show. Studies for users with a language model: {able}. Or leave users.model out."
         )
-    return load_scenario(study.scenario, [*study.words, *overrides, *last])
+    return [*study.words, *overrides]
