@@ -149,7 +149,8 @@ def main() -> None:
         f"Scenario `rl_quickstart`, seeds 0 to {args.seeds - 1}; ± is a 95 % interval over seeds (users, luck and "
         "weights of each seed its own). An episode is one visit, the reward a click; days with a "
         f"visit are of {load_scenario('rl_quickstart').days}, in lives of the same users under the same policies. "
-        f"{one['users']['held out']} of the data set's users are held out of training: those of the first table.",
+        f"{one['users']['held out']} of the data set's users are held out of training: those of the first tables. "
+        "Seconds of training are wall time: where other work had the cores, compare them with each other only.",
         "",
         *[
             f"- `{policy}`: {runs[0]['iterations']} iterations, {runs[0]['user_turns']:,} pages, "
