@@ -18,7 +18,7 @@ Not modelled: price, time of day, devices, and words beyond category names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from recsim_env.agents.influence import Influence
 from recsim_env.agents.preference import Preferences, Tastes, category_spread, category_weights, fit_preferences
 from recsim_env.draws import Draws, Keys
 from recsim_env.graphs import Graph
-from recsim_env.interfaces import Config, Opinions, UserModel
+from recsim_env.interfaces import Config, Opinions, UserModel, Utterance
 from recsim_env.records import (
     BoolArray,
     ByteArray,
@@ -215,11 +215,16 @@ class BehavioralUsers(UserModel):
         if self.influence is not None:
             self.influence.load_state(state)
 
-    def exchange(self, day: int, rows: IntArray) -> Opinions:
-        """Chats and posts of those who came today; they reach the receivers before the next day."""
+    def exchange(self, day: int, rows: IntArray, said: Sequence[Utterance]) -> Opinions:
+        """Chats and posts of those who came today."""
         if self.influence is None:
             return Opinions.none()
         return self.influence.exchange(day, rows, rows + (self._life[rows] << 40))
+
+    def hear(self, day: int, said: Sequence[Utterance], told: Opinions) -> None:
+        """Opinions move those who hear them."""
+        if self.influence is not None:
+            self.influence.hear(told)
 
     def react(self, obs: ObservationBatch, slate: SlateBatch) -> tuple[Feedback, Trace]:
         """Reactions of N users to their slates."""

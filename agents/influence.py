@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recsim_env.agents.opinions import OpinionStore
+from recsim_env.agents.opinions import OpinionStore, Topics, valence_of
 from recsim_env.agents.preference import Preferences, category_weights, usual_categories
 from recsim_env.draws import Draws
 from recsim_env.graphs import Graph
@@ -50,27 +50,25 @@ class Influence:
         self.section, self.friends, self.draws = section, friends, draws
         self.affinity, self._first = affinity, affinity.copy()
         self._mean = preferences.score_mean
-        self._low, self._high = catalog.scale.low, catalog.scale.high
+        self._scale = catalog.scale
         # What is special about an item: usual ones move nobody.
         self._pull = (category_weights(catalog) - usual_categories(catalog)).astype(np.float32)
         n = len(affinity)
         self.opinions = OpinionStore(n, catalog.n_items)
-        self._item = np.full(n, -1, np.int64)  # what each user would speak of tonight
-        self._stars = np.zeros(n, np.float32)
+        self.topics = Topics(n)
         self._tip = np.full(n, -1, np.int64)  # what each user has heard praised most since it last took a tip
         self._praise = np.zeros(n, np.float32)
 
     def clear(self, rows: IntArray) -> None:
         """A new life of some users: nothing heard, tastes as they were."""
         self.affinity[rows] = self._first[rows]
-        self._item[rows] = -1
+        self.topics.clear(rows)
         self._tip[rows], self._praise[rows] = -1, 0.0
         self.opinions.forget(rows)
 
     def valence(self, stars: FloatArray) -> FloatArray:
         """How far marks lie from the average towards an end of the scale, float32 in [-1, 1]."""
-        reach = np.where(stars >= self._mean, self._high - self._mean, self._mean - self._low)
-        return np.clip((stars - self._mean) / np.maximum(reach, 1e-6), -1.0, 1.0).astype(np.float32)
+        return valence_of(stars, self._mean, self._scale)
 
     def sway(self, rows: IntArray, items: IntArray, log_odds: FloatArray) -> None:
         """Moves the log-odds of clicks by what users have heard of the items, in place.
@@ -128,14 +126,8 @@ class Influence:
         """
         if self.section.drift:
             self._drift(rows[liked], items[liked], np.ones(int(liked.sum()), np.float32))
-        if self.friends is not None and len(rows):
-            strength = np.abs(self.valence(stars))
-            order = np.lexsort((-strength, rows))
-            best = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
-            who = rows[best]
-            before = np.where(self._item[who] >= 0, np.abs(self.valence(self._stars[who])), -1.0)
-            best = best[strength[best] > before]
-            self._item[rows[best]], self._stars[rows[best]] = items[best], stars[best]
+        if self.friends is not None:
+            self.topics.note(rows, items, stars, self.valence(stars))
 
     def _drift(self, rows: IntArray, items: IntArray, force: FloatArray) -> None:
         """Genre affinities move towards what is special about items (away from them where the force is negative)."""
@@ -145,7 +137,7 @@ class Influence:
         self.affinity[who] = np.clip(self.affinity[who], first - FARTHEST, first + FARTHEST)
 
     def exchange(self, day: int, rows: IntArray, who: IntArray) -> Opinions:
-        """An evening: some of those who came today tell one friend, or all they know, of one thing they watched.
+        """What some of those who came today tell one friend, or all they know: of one thing that they watched.
 
         Args:
             day: The day that ends.
@@ -154,22 +146,22 @@ class Influence:
         """
         if self.friends is None:
             return Opinions.none()
-        talks = (self._item[rows] >= 0) & (self.friends.degree[rows] > 0)
+        topics = self.topics
+        talks = (topics.item[rows] >= 0) & (self.friends.degree[rows] > 0)
         luck = self.draws.uniform("talk", who, day)
         posts = talks & (luck < self.section.post)
         chats = talks & ~posts & (luck < self.section.post + self.section.chat)
         to = np.full(len(rows), -1, np.int64)
         to[chats] = self.friends.friend(rows[chats], self.draws, who[chats], day)
         said = posts | chats
-        speaker, stars = rows[said], self._stars[rows[said]]
-        told = Opinions(speaker, to[said], self._item[speaker], stars, self.valence(stars))
-        self._item[rows] = -1
-        self._hear(told)
+        speaker = rows[said]
+        told = Opinions(speaker, to[said], topics.item[speaker], topics.stars[speaker], topics.valence[speaker])
+        topics.clear(rows)
         return told
 
-    def _hear(self, told: Opinions) -> None:
+    def hear(self, told: Opinions) -> None:
         """Opinions reach those who hear them, in the order of the speakers."""
-        receiver, utterance = heard_by(told, self.friends)
+        receiver, utterance = told.heard_by(self.friends)
         item, valence = told.item[utterance], told.valence[utterance]
         if self.section.sway or self.section.conformity:
             self.opinions.add(receiver, item, told.stars[utterance], valence)
@@ -183,28 +175,15 @@ class Influence:
 
     def state(self) -> dict[str, Any]:
         """Copies of the changing arrays, by names that start with ``influence_``."""
-        own = {"affinity": self.affinity, "item": self._item, "stars": self._stars}
-        own |= {"tip": self._tip, "praise": self._praise}
-        heard = {f"heard_{name}": getattr(self.opinions, name) for name in OpinionStore.ARRAYS}
-        return {f"influence_{name}": array.copy() for name, array in (own | heard).items()}
+        own = {"affinity": self.affinity.copy(), "tip": self._tip.copy(), "praise": self._praise.copy()}
+        own |= {f"topic_{name}": array for name, array in self.topics.state().items()}
+        own |= {f"heard_{name}": array for name, array in self.opinions.state().items()}
+        return {f"influence_{name}": array for name, array in own.items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes what :meth:`state` gave."""
         self.affinity[:] = state["influence_affinity"]
-        for name in ("item", "stars", "tip", "praise"):
+        for name in ("tip", "praise"):
             getattr(self, f"_{name}")[:] = state[f"influence_{name}"]
-        for name in OpinionStore.ARRAYS:
-            setattr(self.opinions, name, state[f"influence_heard_{name}"].copy())
-
-
-def heard_by(told: Opinions, friends: Graph | None) -> tuple[IntArray, IntArray]:
-    """Who hears which utterance, in the order of the utterances: rows of users and numbers of utterances, (m,)."""
-    if friends is None or not len(told.user):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    public = np.flatnonzero(told.to < 0)
-    number, place = friends.entries(told.user[public])
-    private = np.flatnonzero(told.to >= 0)
-    receiver = np.concatenate([friends.friends[place], told.to[private]])
-    utterance = np.concatenate([public[number], private])
-    order = np.argsort(utterance, kind="stable")
-    return receiver[order], utterance[order]
+        self.topics.load_state({name: state[f"influence_topic_{name}"] for name in Topics.ARRAYS})
+        self.opinions.load_state({name: state[f"influence_heard_{name}"] for name in OpinionStore.ARRAYS})

@@ -11,7 +11,7 @@ title share one draw (a high mark comes with a like); who opens the app is the c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +33,7 @@ from recsim_env.agents.judging import (
 )
 from recsim_env.agents.memory import Memory, MemoryConfig
 from recsim_env.agents.mindset import OVERNIGHT, mindset_words, shift_words
+from recsim_env.agents.opinions import OpinionStore, Topics
 from recsim_env.agents.page import Enjoyed, Said, enjoy, next_step, page_lines, say
 from recsim_env.agents.persona import Norms, activity_scores, category_shares, make_personas, read_table
 from recsim_env.agents.prompting import WORDS_LENGTH, Cards, Prompts, Quoter
@@ -43,7 +44,7 @@ from recsim_env.draws import Draws
 from recsim_env.engine.untrusted import unfenced
 from recsim_env.errors import EngineError, ScenarioError
 from recsim_env.graphs import Graph, read_graph, rows_by_name
-from recsim_env.interfaces import Config, Embedder, Engine, UserModel, Utterance
+from recsim_env.interfaces import Config, Embedder, Engine, Opinions, UserModel, Utterance
 from recsim_env.records import (
     BoolArray,
     ChoiceRequest,
@@ -94,6 +95,8 @@ class LLMConfig(Config):
     """CSV or Parquet table of personas (name, gender, age, occupation, traits, status, interest, feature)."""
     graph: Path | None = None
     """CSV of pairs of users that know each other; null is no social life."""
+    hears: bool = True
+    """Whether what friends say reaches anybody; off, words are spoken and lost, which is a control for studies."""
     prompts: Path | None = None
     """Folder of your own prompts; null is the package's agents/prompts."""
     defences: bool = True
@@ -156,6 +159,7 @@ class LLMUsers(UserModel):
             self._befriend(read_graph(c.graph, rows, users.n_users))
         n = users.n_users
         self.memory = Memory(n, c.memory, self.embedder)
+        self.heard = OpinionStore(n, self.catalog.n_items)
         self._life = np.zeros(n, np.int64)
         self._mindset, self._start = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
         self._spoke, self._open = np.empty(n, np.bool_), np.empty(n, np.bool_)
@@ -166,8 +170,10 @@ class LLMUsers(UserModel):
         self._life[:] = 0
 
     def _befriend(self, graph: Graph) -> None:
-        sampling, names = self._sampling(), self.personas.name
-        self.social = Social(graph, names, self.asker, self.prompts, self.draws, sampling, self.quoter)
+        self.social = Social(
+            graph, self.personas.name, self.asker, self.prompts, self.draws, self._sampling(), self.cards,
+            self.norms.mean[0], Topics(graph.n_users),
+        )  # fmt: skip
 
     def join(self, section: PopulationSection, friends: Graph | None) -> None:
         """Gives the users acquaintances to talk with in the evening; what they make of it is the model's business.
@@ -213,6 +219,9 @@ class LLMUsers(UserModel):
         self._goal[rows] = self._day[rows] = self._pages[rows] = self._watched[rows] = 0
         self._news[rows] = 0.0
         self.memory.clear(rows)
+        self.heard.forget(rows)
+        if self.social is not None:
+            self.social.topics.clear(rows)
         self._remember_past(rows)
 
     def _remember_past(self, rows: IntArray) -> None:
@@ -228,15 +237,23 @@ class LLMUsers(UserModel):
         return (1.0 / (1.0 + np.exp(-log_odds))).astype(np.float32)
 
     def state(self) -> dict[str, Any]:
-        """Copies of the changing arrays; memory's have names that start with ``memory_``."""
+        """Copies of the changing arrays; memory's have names that start with ``memory_``, and so on."""
         own = {name: getattr(self, f"_{name}").copy() for name in _STATE}
-        return {**own, **{f"memory_{name}": array for name, array in self.memory.state().items()}}
+        return own | {
+            f"{part}_{name}": array for part, arrays in self._parts() for name, array in arrays.state().items()
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes what :meth:`state` gave."""
         for name in _STATE:
             getattr(self, f"_{name}")[:] = state[name]
-        self.memory.load_state({name: state[f"memory_{name}"] for name in Memory.ARRAYS})
+        for part, arrays in self._parts():
+            arrays.load_state({name: state[f"{part}_{name}"] for name in arrays.ARRAYS})
+
+    def _parts(self) -> list[tuple[str, Memory | Topics | OpinionStore]]:
+        """What changes beside the arrays of :data:`_STATE`, by the start of its names in a state."""
+        topics = [] if self.social is None else [("topic", self.social.topics)]
+        return [("memory", self.memory), ("heard", self.heard), *topics]
 
     def _sampling(self) -> dict[str, float]:
         return {"temperature": self.config.temperature, "max_tokens": self.config.max_tokens}
@@ -368,6 +385,7 @@ class LLMUsers(UserModel):
         return Scene(
             obs, items, shown, is_seen(obs.seen, items) & shown, [self._head(int(u)) for u in rows], keys, who,
             self.draws.seed, self.asker, self.prompts, self.cards, self._sampling(), np.zeros(obs.n, np.bool_),
+            self.heard.remark,
         )  # fmt: skip
 
     @staticmethod
@@ -425,6 +443,9 @@ class LLMUsers(UserModel):
         news = np.array([weight for _, _, weight in events], np.float32)
         self.memory.add(rows, [text for _, text, _ in events], news, self._day[rows])
         np.add.at(self._news, rows, news)
+        if self.social is not None:
+            users, places = np.nonzero(clicked)
+            self.social.note(obs.user_index[users], scene.items[users, places], enjoyed.rating[users, places])
         self._pages[obs.user_index] += 1
         self._watched[obs.user_index] += clicked.sum(axis=1)
         thought = [i for i in range(obs.n) if said.insight[i] is not None]
@@ -432,7 +453,7 @@ class LLMUsers(UserModel):
         self._close(obs.user_index[said.action == NextAction.LEAVE])
 
     def end_of_day(self, day: int, rows: IntArray) -> list[Utterance]:
-        """Chats and posts of those who used the app today; they enter the receivers' memory.
+        """Chats and posts of those who used the app today.
 
         Args:
             day: The day that ends.
@@ -442,10 +463,20 @@ class LLMUsers(UserModel):
             return []
         rows = self.social.sociable(rows)
         who = rows + (self._life[rows] << 40)
-        said = self.social.talk(day, rows, who, [self._head(int(u)) for u in rows])
-        heard = list(self.social.heard(said))
-        if heard:
-            receivers = np.array([row for row, _ in heard], np.int64)
-            weight = np.full(len(heard), SPOKEN, np.float32)
-            self.memory.add(receivers, [text for _, text in heard], weight, np.full(len(heard), day))
-        return said
+        return self.social.talk(day, rows, who, [self._head(int(u)) for u in rows])
+
+    def exchange(self, day: int, rows: IntArray, said: Sequence[Utterance]) -> Opinions:
+        """What is said of films."""
+        return Opinions.none() if self.social is None else self.social.opinions(said)
+
+    def hear(self, day: int, said: Sequence[Utterance], told: Opinions) -> None:
+        """Words enter memory, the speakers' too; what is said of films comes to mind where they are seen."""
+        if self.social is None:
+            return
+        if events := list(self.social.events(said, self.config.hears)):
+            rows = np.array([row for row, _ in events], np.int64)
+            weight = np.full(len(events), SPOKEN, np.float32)
+            self.memory.add(rows, [text for _, text in events], weight, np.full(len(events), day))
+        if self.config.hears:
+            receiver, number = told.heard_by(self.social.graph)
+            self.heard.add(receiver, told.item[number], told.stars[number], told.valence[number])

@@ -1,13 +1,73 @@
-"""What users have heard of items from others: a sparse store, sorted by (receiver, item)."""
+"""Opinions of items: how far a mark praises, what each user would speak of tonight, and what it has heard of others."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import numpy as np
 
-from recsim_env.records import FloatArray, IntArray
+from recsim_env.records import FloatArray, IntArray, RatingScale
 
 
-class OpinionStore:
+def valence_of(stars: FloatArray, mean: float, scale: RatingScale) -> FloatArray:
+    """How far marks lie from the average towards an end of the scale, float32 in [-1, 1]."""
+    reach = np.where(stars >= mean, scale.high - mean, mean - scale.low)
+    return np.clip((stars - mean) / np.maximum(reach, 1e-6), -1.0, 1.0).astype(np.float32)
+
+
+class _Arrays:
+    """Arrays that a state is made of."""
+
+    ARRAYS: ClassVar[tuple[str, ...]]
+
+    def state(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Copies of the arrays by name."""
+        return {name: getattr(self, name).copy() for name in self.ARRAYS}
+
+    def load_state(self, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Takes what :meth:`state` gave."""
+        for name in self.ARRAYS:
+            setattr(self, name, state[name].copy())
+
+
+class Topics(_Arrays):
+    """What each of U users would speak of tonight: the item on which its opinion of today is strongest.
+
+    Args:
+        n_users: U.
+    """
+
+    ARRAYS = ("item", "stars", "valence")
+
+    def __init__(self, n_users: int) -> None:
+        self.item = np.full(n_users, -1, np.int64)  # -1: nothing to tell
+        self.stars, self.valence = np.zeros(n_users, np.float32), np.zeros(n_users, np.float32)
+
+    def note(self, rows: IntArray, items: IntArray, stars: FloatArray, valence: FloatArray) -> None:
+        """Takes in marks of today; a stronger one takes the place of a weaker, an equal one does not.
+
+        Args:
+            rows: int (n,), users; one user's rows stand together.
+            items: int (n,), what they marked.
+            stars: float (n,), the marks.
+            valence: float (n,) in [-1, 1], for or against it.
+        """
+        if not len(rows):
+            return
+        order = np.lexsort((-np.abs(valence), rows))
+        best = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
+        who = rows[best]
+        best = best[(self.item[who] < 0) | (np.abs(valence[best]) > np.abs(self.valence[who]))]
+        who = rows[best]
+        self.item[who], self.stars[who], self.valence[who] = items[best], stars[best], valence[best]
+
+    def clear(self, rows: IntArray) -> None:
+        """Some users have nothing more to tell."""
+        self.item[rows] = -1
+
+
+class OpinionStore(_Arrays):
     """Sums of the opinions that U users have heard of I items; only pairs of which something was heard take space.
 
     Args:
@@ -62,6 +122,15 @@ class OpinionStore:
         place = np.searchsorted(self.keys, keys)
         hit = np.flatnonzero(np.append(self.keys, -1)[np.minimum(place, len(self.keys))] == keys)
         return hit, place[hit]
+
+    def remark(self, row: int, item: int) -> str:
+        """What comes to a user's mind at an item of which others have spoken, as a line of a prompt; or nothing."""
+        hit, place = self.heard(np.array([row]), np.array([item]))
+        if not len(hit):
+            return ""
+        count, stars = int(self.count[place[0]]), float(self.stars[place[0]])
+        friends = "a friend" if count == 1 else f"{count} friends"
+        return f"(You heard of it from {friends}: mark {stars / count:.1f} on average.)"
 
     def forget(self, rows: IntArray) -> None:
         """Drops what some users have heard."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ class Scene:
         cards: What an item looks like.
         sampling: Sampling parameters for words.
         fallback: bool (N,), set where a reply could not be used.
+        remark: What a user (row of the population) has heard of an item, as a line, or nothing.
     """
 
     obs: ObservationBatch
@@ -74,6 +75,7 @@ class Scene:
     cards: Cards
     sampling: dict[str, float]
     fallback: BoolArray
+    remark: Callable[[int, int], str]
 
     @property
     def n(self) -> int:
@@ -83,6 +85,8 @@ class Scene:
     def card(self, i: int, k: int) -> str:
         """The item at a place of a page, as this user sees it."""
         card = self.cards.card(int(self.items[i, k]))
+        heard = self.remark(int(self.obs.user_index[i]), int(self.items[i, k]))
+        card = f"{card}\n{heard}" if heard else card
         return f"{card}\n(You have watched it before.)" if self.seen[i, k] else card
 
     def luck(self, lane: int, count: int = 1) -> FloatArray:

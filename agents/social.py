@@ -1,7 +1,8 @@
 """What users tell each other between visits: chats with one friend, posts to all acquaintances (after RecAgent, 2023).
 
-The graph is given (``users.graph``, or the scenario's ``population``); closeness weights who is chatted with. Words are
-written in one batch and enter the receivers' memory before the next day, in the order of the speakers.
+The graph is given (``users.graph``, or the scenario's ``population``); closeness weights who is chatted with. Whoever
+gave marks today speaks of the film on which its opinion is strongest. Words are written in one batch and enter the
+receivers' memory before the next day, in the order of the speakers.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from recsim_env.agents.actions import JSON_SCHEMAS, SocialWords
 from recsim_env.agents.asking import Asker
-from recsim_env.agents.prompting import LETTERS, WORDS_LENGTH, Prompts, Quoter, messages
+from recsim_env.agents.opinions import Topics, valence_of
+from recsim_env.agents.prompting import LETTERS, WORDS_LENGTH, Cards, Prompts, messages
 from recsim_env.agents.scene import pick
 from recsim_env.draws import Draws
 from recsim_env.graphs import Graph
-from recsim_env.interfaces import Utterance
-from recsim_env.records import ChoiceRequest, IntArray, RequestKey, TextArray, TextRequest
+from recsim_env.interfaces import Opinions, Utterance
+from recsim_env.records import ChoiceRequest, FloatArray, IntArray, RequestKey, TextArray, TextRequest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +34,9 @@ class Social:
         prompts: The templates.
         draws: Draws of the run.
         sampling: Sampling parameters for words.
-        quoter: How others' words get into a prompt.
+        cards: What an item looks like, and how others' words get into a prompt.
+        mean: Mark that neither praises nor blames.
+        topics: What each user would speak of tonight.
     """
 
     graph: Graph
@@ -39,7 +45,15 @@ class Social:
     prompts: Prompts
     draws: Draws
     sampling: Mapping[str, float]
-    quoter: Quoter
+    cards: Cards
+    mean: float
+    topics: Topics
+
+    def note(self, rows: IntArray, items: IntArray, stars: FloatArray) -> None:
+        """Takes in marks that users gave, NaN where they gave none; one user's rows stand together."""
+        given = ~np.isnan(stars)
+        marks = stars[given]
+        self.topics.note(rows[given], items[given], marks, valence_of(marks, self.mean, self.cards.catalog.scale))
 
     def sociable(self, rows: IntArray) -> IntArray:
         """Those of some users who know somebody."""
@@ -47,6 +61,8 @@ class Social:
 
     def talk(self, day: int, rows: IntArray, who: IntArray, heads: Sequence[str]) -> list[Utterance]:
         """One batch of decisions (nothing, chat, post), one batch of words. Without usable words nothing is said.
+
+        A day's topics are over with it, told or not.
 
         Args:
             day: The day that ends.
@@ -69,24 +85,43 @@ class Social:
         friend = self.graph.friend(rows, self.draws, who, day)
         speakers = [(i, "chat" if option == 1 else "post") for i, option in enumerate(picked) if option]
         requests = []
+        topic = self.topics.item[rows].tolist()
+        stars = self.topics.stars[rows].tolist()
+        self.topics.clear(rows)
         for i, kind in speakers:
-            body = self.prompts[f"social.{kind}"].render(friend=self.names[friend[i]])
+            about = {"film": self.cards.titles([topic[i]]), "mark": self._mark(stars[i])} if topic[i] >= 0 else {}
+            question = self.prompts[f"social.{kind}_about" if about else f"social.{kind}"]
+            body = question.render(friend=self.names[friend[i]], **about)
             key = self._key(who[i], day, kind)
             requests.append(TextRequest(self._messages(heads[i], body), key, JSON_SCHEMAS[kind], self.sampling))
         found: list[Utterance] = []
         for (i, kind), words in zip(speakers, self.asker.write(requests), strict=True):
             if isinstance(words, SocialWords):
                 to = (int(friend[i]),) if kind == "chat" else tuple(self.graph.known_to(int(rows[i])).tolist())
-                found.append(Utterance(int(rows[i]), kind, words.message, to))
+                mark = stars[i] if topic[i] >= 0 else float("nan")
+                found.append(Utterance(int(rows[i]), kind, words.message, to, topic[i], mark))
         return found
 
-    def heard(self, said: Sequence[Utterance]) -> Iterator[tuple[int, str]]:
-        """What enters whose memory, the speakers' first: (row, text)."""
+    def events(self, said: Sequence[Utterance], hears: bool) -> Iterator[tuple[int, str]]:
+        """What enters whose memory, the speakers' first: (row, text); if nobody hears, that of the speakers only."""
         for words in said:
-            text = self.quoter.quote(words.text, WORDS_LENGTH)
-            yield words.user, f"You told {'a friend' if words.kind == 'chat' else 'everybody'}: {text}"
-            for receiver in words.to:
-                yield receiver, f"{self.names[words.user]} told you: {text}"
+            text = self.cards.quoter.quote(words.text, WORDS_LENGTH)
+            film = f" about {self.cards.titles([words.item])}" if words.item >= 0 else ""
+            mark = f", mark {self._mark(words.stars)}" if film else ""
+            yield words.user, f"You told {'a friend' if words.kind == 'chat' else 'everybody'}{film}: {text}"
+            for receiver in words.to if hears else ():
+                yield receiver, f"{self.names[words.user]} told you{film}{mark}: {text}"
+
+    def opinions(self, said: Sequence[Utterance]) -> Opinions:
+        """What is said of films."""
+        about = [words for words in said if words.item >= 0]
+        told = [(words.user, words.to[0] if words.kind == "chat" else -1, words.item) for words in about]
+        user, to, item = np.array(told, np.int64).reshape(-1, 3).T
+        stars = np.array([words.stars for words in about], np.float32)
+        return Opinions(user, to, item, stars, valence_of(stars, self.mean, self.cards.catalog.scale))
+
+    def _mark(self, stars: float) -> str:
+        return f"{stars:g} of {self.cards.catalog.scale.high:g}"
 
     def _messages(self, head: str, body: str) -> tuple[Mapping[str, str], ...]:
         return messages(self.prompts.rules, f"{head}\n\n{body}")

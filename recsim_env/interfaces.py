@@ -139,12 +139,16 @@ class Utterance:
         kind: ``"chat"`` or ``"post"``.
         text: The words.
         to: Rows of those who hear it.
+        item: What it is about, -1 where it is about no item in particular.
+        stars: The speaker's mark of that item, NaN without one.
     """
 
     user: int
     kind: str
     text: str
     to: tuple[int, ...]
+    item: int = -1
+    stars: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,6 +174,18 @@ class Opinions:
         """Silence."""
         nobody, nothing = np.empty(0, np.int64), np.empty(0, np.float32)
         return cls(nobody, nobody, nobody, nothing, nothing)
+
+    def heard_by(self, friends: Graph | None) -> tuple[IntArray, IntArray]:
+        """Who hears which opinion, in the order of the opinions: rows of users and numbers of opinions, int64 (m,)."""
+        if friends is None or not len(self.user):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        public = np.flatnonzero(self.to < 0)
+        number, place = friends.entries(self.user[public])
+        private = np.flatnonzero(self.to >= 0)
+        receiver = np.concatenate([friends.friends[place], self.to[private]])
+        opinion = np.concatenate([public[number], private])
+        order = np.argsort(opinion, kind="stable")
+        return receiver[order], opinion[order]
 
 
 class UserModel(ABC):
@@ -246,7 +262,7 @@ class UserModel(ABC):
         raise ContractError(f"{type(self).__name__} has no judge(): its fidelity cannot be measured.")
 
     def end_of_day(self, day: int, rows: IntArray) -> list[Utterance]:
-        """What users tell each other after a day; default is nothing. The runner calls it, and logs what is said.
+        """What users tell each other in words after a day; default is nothing. :meth:`hear` lets it reach them.
 
         Args:
             day: The day that ends.
@@ -280,14 +296,25 @@ class UserModel(ABC):
                 "curiosity and drift out, or choose another users.model."
             )
 
-    def exchange(self, day: int, rows: IntArray) -> Opinions:
-        """Opinions that users pass on after a day, and hear; default is nothing. Words are :meth:`end_of_day`'s.
+    def exchange(self, day: int, rows: IntArray, said: Sequence[Utterance]) -> Opinions:
+        """Opinions of items that users pass on after a day, as signals or within words; default is none.
 
         Args:
             day: The day that ends.
             rows: int (n,), users who opened the app on it, ascending.
+            said: Their words, from :meth:`end_of_day`.
         """
         return Opinions.none()
+
+    def hear(self, day: int, said: Sequence[Utterance], told: Opinions) -> None:
+        """Words and opinions reach those whom they are for, before the next day; default does nothing.
+
+        Args:
+            day: The day that ends.
+            said: Words, from :meth:`end_of_day`.
+            told: Opinions, from :meth:`exchange`.
+        """
+        return None
 
     def memories(self, row: int) -> list[str]:
         """What a user remembers now, one line each; default is nothing. For those who look on."""

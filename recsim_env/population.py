@@ -12,7 +12,8 @@ population.evening(came, said, writer) # talk, leave, count; one row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mesa
 import numpy as np
@@ -22,6 +23,7 @@ from recsim_env.records import BoolArray, FloatArray, IntArray
 from recsim_env.rundir import CellWriter
 from recsim_env.scenario import PopulationSection
 from recsim_env.simulator import Simulator
+from recsim_env.survey import Survey
 
 COLUMNS = (
     "members", "new", "came", "churned", "chats", "posts", "heard", "satisfaction", "trace_likeness", "trace_divide",
@@ -83,7 +85,13 @@ class Population(mesa.Model):  # type: ignore[misc]
         first = max(1, round(section.members * n))
         self._waiting = order[first:]  # in the order in which they would arrive
         self._join(np.sort(order[:first]))
-        self._axis, self._camp, self._unit = _camps(self.minds.leanings)
+        self.survey: Survey | None = None
+        self._first: list[Mapping[str, Any]] = []
+        if section.survey:
+            self.survey = Survey(self.minds, n, simulator.catalog, self.draws, section.survey)
+            self._asked, tastes = self.survey.tastes()
+            self._first = [tastes]
+        self._axis, self._camp, self._unit = _camps(self._tastes)
         self.collector = mesa.DataCollector(model_reporters={name: name for name in COLUMNS})
         self.new = self.came = self.churned = self.chats = self.posts = self.heard = 0
 
@@ -126,12 +134,15 @@ class Population(mesa.Model):  # type: ignore[misc]
         Returns:
             What users told each other.
         """
-        told = self.minds.exchange(self.day, came)
-        public = told.user[told.to < 0]
-        chats, posts = len(told.user) - len(public), sum(words.kind == "post" for words in said)
-        self.came, self.posts, self.chats = len(came), len(public) + posts, chats + len(said) - posts
-        self.heard = chats + sum(len(words.to) for words in said)
-        self.heard += 0 if self.friends is None else int(self.friends.degree[public].sum())
+        told = self.minds.exchange(self.day, came, said)
+        self.came = len(came)
+        if said:
+            self.posts = sum(words.kind == "post" for words in said)
+            self.chats, self.heard = len(said) - self.posts, sum(len(words.to) for words in said)
+        else:
+            self.posts = int((told.to < 0).sum())
+            self.chats, self.heard = len(told.user) - self.posts, len(told.heard_by(self.friends)[0])
+        answers = self._hear(said, told)
         self._leave(np.flatnonzero(self.member & self.calendar.churned))
         self._praising[:] = False
         self._praising[came] = (self.calendar.satisfaction[came] > 0) & self.member[came]
@@ -142,10 +153,29 @@ class Population(mesa.Model):  # type: ignore[misc]
             if len(told.user):
                 columns = {name: getattr(told, name) for name in ("user", "to", "item", "stars", "valence")}
                 writer.add("opinions", len(told.user), {"day": self.day, **columns})
+            self._write_answers(writer, answers)
         return told
 
-    def write_friends(self, writer: CellWriter) -> None:
-        """Writes who knows whom, every tie twice."""
+    def _hear(self, said: Sequence[Utterance], told: Opinions) -> list[Mapping[str, Any]]:
+        """Users hear what was told; what they answer where they are asked."""
+
+        def hear() -> None:
+            self.minds.hear(self.day, said, told)
+
+        if self.survey is None:
+            hear()
+            return []
+        opinions = self.survey.opinions(self.day, told, self.friends, hear)
+        self._asked, tastes = self.survey.tastes()
+        return [tastes] if opinions is None else [opinions, tastes]
+
+    def _write_answers(self, writer: CellWriter, answers: Sequence[Mapping[str, Any]]) -> None:
+        for columns in answers:
+            writer.add("surveys", len(columns["user"]), {"day": self.day, **columns})
+
+    def write_start(self, writer: CellWriter) -> None:
+        """Writes who knows whom, every tie twice, and the tastes before the first day."""
+        self._write_answers(writer, self._first)
         if self.friends is not None:
             columns = {"user": self.friends.owner, "friend": self.friends.friends, "closeness": self.friends.closeness}
             writer.add("friends", len(self.friends.friends), columns)
@@ -181,9 +211,14 @@ class Population(mesa.Model):  # type: ignore[misc]
         self.churned = len(rows)
 
     @property
+    def _tastes(self) -> FloatArray | None:
+        """What users like, float (U, C): as they say where they are asked, else as the model knows."""
+        return self.minds.leanings if self.survey is None else self._asked
+
+    @property
     def trace_likeness(self) -> float:
         """Mean cosine of friends' leanings, each less everybody's mean: 0 for strangers, 1 for copies."""
-        x = self.minds.leanings
+        x = self._tastes
         if x is None or self.friends is None or not len(self.friends.friends):
             return float("nan")
         x = x - x.mean(axis=0)
@@ -198,7 +233,7 @@ class Population(mesa.Model):  # type: ignore[misc]
         The camps are the halves of the population on either side of the median of the leanings' main axis on day 0;
         they and the axis stay as they were, whoever moves.
         """
-        x = self.minds.leanings
+        x = self._tastes
         if x is None or not 0 < self._camp.sum() < len(x):
             return float("nan")
         place = x @ self._axis

@@ -11,6 +11,7 @@
     sessions.parquet/      one row per session
     population.parquet/    one row per day of a population
     friends.parquet/       who knows whom in it        opinions.parquet/  what users told each other of items
+    surveys.parquet/       what users answered when they were asked, hidden from recommenders
     creators.parquet/      one row per creator and day releases.parquet/  which item came out when
     messages.jsonl         what was said, both ways
     replies.sqlite         stored replies, where something cannot be repeated
@@ -91,6 +92,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         _CELL,
         [("day", pa.int32()), ("user", pa.int64()), ("to", pa.int64()), ("item", pa.int32())],
         [("stars", pa.float32()), ("valence", pa.float32())],
+    ),
+    "surveys": _schema(
+        _CELL,
+        [("day", pa.int32()), ("user", pa.int64()), ("item", pa.int32()), ("heard", pa.int32())],
+        [("trace_before", pa.float32()), ("trace_mark", pa.float32()), ("trace_watch", pa.float32())],
     ),
     "creators": _schema(
         _CELL,
@@ -545,6 +551,11 @@ class Run:
     def opinions(self) -> pd.DataFrame:
         """What behavioural users told each other of items; ``to`` is -1 where all acquaintances heard it."""
         return self.table("opinions")
+
+    @property
+    def surveys(self) -> pd.DataFrame:
+        """What users of a population said when they were asked (``population.survey``)."""
+        return self.table("surveys")
 
     @cached_property
     def creators(self) -> pd.DataFrame:

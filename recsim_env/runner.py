@@ -323,6 +323,8 @@ def _run_cell(
                 writer.say(day, -1, -1, words.user, "user", words.kind, words.text, words.to)
         if population is not None:
             population.evening(np.flatnonzero(came), said, writer)
+        else:
+            simulator.model.hear(day, said, simulator.model.exchange(day, np.flatnonzero(came), said))
         if creators is not None:
             creators.evening(writer)
         # Days of language-model users, and of persons, take long and hold few rows: whoever watches should see each.
@@ -345,7 +347,7 @@ def _population(scenario: Scenario, simulator: Simulator, writer: CellWriter) ->
 
     population = Population(simulator, scenario.population)
     if not writer.committed_days:
-        population.write_friends(writer)
+        population.write_start(writer)
     return population
 
 

@@ -182,6 +182,10 @@ class PopulationSection(Section):
     drift: float = Field(default=0.0, ge=0)
     """How far one liked item, or one opinion heard, moves a user's genre affinity (behavioural users)."""
 
+    survey: int = Field(default=0, ge=0)
+    """Films that every user is asked about in the evening, hidden from recommenders, to see tastes and opinions of
+    users with a language model; and as many of those spoken of, before it hears and after. 0 asks nobody."""
+
     @field_validator("graph")
     @classmethod
     def _known(cls, value: str) -> str:

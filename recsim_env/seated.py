@@ -145,9 +145,13 @@ class SeatedUsers(UserModel):
         """Words of those who came today as simulated users."""
         return self.model.end_of_day(day, self._simulated(day, rows))
 
-    def exchange(self, day: int, rows: IntArray) -> Opinions:
+    def exchange(self, day: int, rows: IntArray, said: Sequence[Utterance]) -> Opinions:
         """Opinions of those who came today as simulated users."""
-        return self.model.exchange(day, self._simulated(day, rows))
+        return self.model.exchange(day, self._simulated(day, rows), said)
+
+    def hear(self, day: int, said: Sequence[Utterance], told: Opinions) -> None:
+        """Everybody hears what is for it."""
+        self.model.hear(day, said, told)
 
     def _simulated(self, day: int, rows: IntArray) -> IntArray:
         persons = [user for user, visited in self._visited.items() if visited == day]

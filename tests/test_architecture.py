@@ -36,7 +36,7 @@ LAYERS = (
     {"agents", "recommenders", "engine", "evaluation", "scenarios"},
     {"simulator", "calendar", "spaces", "slots", "page"},
     {"build"},
-    {"env", "vector_env", "vector_checker", "episodes", "wrappers", "population", "creators", "registration"},
+    {"env", "vector_env", "vector_checker", "episodes", "wrappers", "population", "survey", "creators", "registration"},
     {"runner", "seat", "seated", "training"},
     {
         "experiments",

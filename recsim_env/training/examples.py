@@ -6,8 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from recsim_env.agents.llm import LLMConfig, LLMUsers
+from recsim_env.agents.opinions import valence_of
 from recsim_env.draws import Draws
 from recsim_env.interfaces import Embedder, Engine
 from recsim_env.records import ChoiceRequest, Dataset, FloatArray, IntArray, Ratings, Users
@@ -132,6 +134,43 @@ def unsettle(model: LLMUsers, share: float, draws: Draws) -> None:
     model.load_state(state)
 
 
+def overhear(
+    model: LLMUsers, cases: Cases, share: float, spread: float, noise: float, gap: float, draws: Draws
+) -> None:
+    """Users hear from one to three friends of the films of some pairs: marks that tell of their own, as is stated.
+
+    A friend's mark is the user's own with noise. For a film that was not rated the own mark is drawn: what user and
+    film let expect, less ``gap``. So by Bayes' rule a friend who praises makes "watch" likelier and the own mark
+    higher, and what users do who have heard nothing stays as the data have it.
+
+    Args:
+        model: The users; changed.
+        cases: The pairs.
+        share: Share of the pairs.
+        spread: Standard deviation of own marks around what is expected, in tenths of the scale, as are the next two.
+        noise: Standard deviation of a friend's mark around the own.
+        gap: How much lower the own mark of an unwatched film would be.
+        draws: Luck.
+    """
+    scale, history = model.catalog.scale, model.users.history
+    tenth = (scale.high - scale.low) / 10.0
+    owner = np.repeat(np.arange(len(history.lengths)), history.lengths)
+    given = np.where(np.isnan(history.ratings), model.norms.mean[0], history.ratings)
+    own_mean = np.bincount(owner, given - model.norms.mean[0], len(history.lengths)) / (history.lengths + 2.0)
+    luck = draws.keys("overheard", cases.users)
+    lanes = cases.items.astype(np.int64)[:, None] * 16 + np.arange(10)
+    u = Draws.uniforms(luck, lanes)
+    normal = ndtri(np.clip(u[:, 2:6], 1e-6, 1 - 1e-6))
+    drawn = model.norms.item_mean[cases.items] + own_mean[cases.users] + tenth * (spread * normal[:, 3] - gap)
+    own = np.where(cases.watched, cases.marks, drawn)
+    marks = own[:, None] + tenth * noise * normal[:, :3]
+    levels = scale.levels[np.abs(marks[:, :, None] - scale.levels).argmin(axis=2)]
+    told = (u[:, :1] < share) & (np.arange(3) <= np.floor(3 * u[:, 1:2]))
+    pair, _ = np.nonzero(told)
+    stars = levels[told].astype(np.float32)
+    model.heard.add(cases.users[pair], cases.items[pair], stars, valence_of(stars, model.norms.mean[0], scale))
+
+
 def judged(model: LLMUsers, cases: Cases, no_mark: float, weights: tuple[float, float]) -> list[Example]:
     """Examples of pairs: "watch" for each, "stars" for those that were rated.
 
@@ -173,6 +212,7 @@ class RealExamples:
         no_mark: Stated share of watched films without a mark.
         restless: Share of users in drawn moods.
         weights: Weight of a "watch" and of a "stars".
+        heard: What friends say of films, see :func:`overhear`: share, spread, noise and gap.
     """
 
     train: Dataset
@@ -185,6 +225,7 @@ class RealExamples:
     no_mark: float
     restless: float
     weights: tuple[float, float]
+    heard: Mapping[str, float]
 
     def part(self, epoch: int, fold: int) -> list[Example]:
         """The examples of one fold; sampled films and what is drawn of personas change from epoch to epoch."""
@@ -194,4 +235,6 @@ class RealExamples:
         known = self.train.with_ratings(ratings.take(~inside))
         model = seat(known, self.config, self.embedder, luck, self.special_tokens)
         unsettle(model, self.restless, luck)
-        return judged(model, Cases.of(ratings.take(inside), known, self.negatives, luck), self.no_mark, self.weights)
+        cases = Cases.of(ratings.take(inside), known, self.negatives, luck)
+        overhear(model, cases, draws=luck, **self.heard)
+        return judged(model, cases, self.no_mark, self.weights)

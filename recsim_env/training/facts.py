@@ -10,6 +10,8 @@ from recsim_env.agents.mindset import BOREDOM_WORDS, MOOD_WORDS, TRUST_WORDS
 
 QUOTED = re.compile(r"<data>(.*?)</data>")
 """Quoted material."""
+_TOLD = re.compile(r"\(You heard of it from (?:a friend|(\d+) friends): mark (-?[\d.]+) on average\.\)")
+_ABOUT = re.compile(r"a film that you watched today: <data>(.*?)</data>, your mark (-?[\d.]+) of")
 _YEAR = re.compile(r" \(\d{4}\)$")
 TITLE = 48
 """Longest title, in characters, that templated words name."""
@@ -29,11 +31,15 @@ class Facts:
         features: Numbers by name, see the table.
         words: What fills the places of templates.
         mean: The user's mean mark, NaN where the persona tells none.
+        heard: Mean mark of the friends who spoke of the film, NaN where none did.
+        mark: The user's mark of the film that it is to speak of, NaN where it is to speak of none.
     """
 
     features: dict[str, float]
     words: dict[str, list[str]]
     mean: float
+    heard: float
+    mark: float
 
     @classmethod
     def of(cls, content: str, categories: Sequence[str]) -> Facts:
@@ -55,14 +61,22 @@ class Facts:
         features["liked"] = float(sum(name in liked for name in genres))
         features["avoided"] = float(any(name in avoided for name in genres))
         features["seen"] = float("(You have watched it before.)" in question)
+        told = _TOLD.search(question)
+        features["told"] = 0.0 if told is None else float(told[1] or 1)
+        about = _ABOUT.search(question)
         words = {
             "liked": liked[:1], "other": liked[1:], "avoided": avoided, "watched": watched, "skipped": skipped,
             "loved": loved[1].split("; ") if loved else [], "genre": genres,
             "title": [card[1].partition("). ")[0] + ")"] if card and "). " in card[1] else [],
+            "film": [about[1]] if about else [],
         }  # fmt: skip
         for name in ("watched", "skipped", "loved", "title"):
             words[name] = [t for t in (_YEAR.sub("", title) for title in words[name]) if len(t) <= TITLE]
-        return cls(features, words, float(mean[1]) if mean else float("nan"))
+        return cls(features, words, _number(mean), _number(told, 2), _number(about, 2))
+
+
+def _number(found: re.Match[str] | None, group: int = 1) -> float:
+    return float("nan") if found is None else float(found[group])
 
 
 def _tastes(persona: str) -> tuple[list[str], list[str]]:

@@ -114,7 +114,7 @@ class Material:
         people = users or self._users("real", epoch, fold)
         made = RealExamples(
             self.parts.train, people, self.embedder, self.draws, self.special, c.folds, c.negatives,
-            float(self.table.plain["stars"]["no_mark"]), c.restless, (c.watch_weight, 1.0),
+            float(self.table.plain["stars"]["no_mark"]), c.restless, (c.watch_weight, 1.0), self.table.plain["heard"],
         )  # fmt: skip
         return made.part(epoch, fold)
 

@@ -80,7 +80,8 @@ def _live(model: LLMUsers, people: Users, train: Dataset, draws: Draws, teacher:
         active: Sequence[IntArray] = (everybody[::2], everybody[1::2])
         for _ in range(TURNS):
             active = [_page(simulator, r, rows, teacher) for r, rows in zip(shown, active, strict=True)]
-        model.end_of_day(day, everybody)
+        said = model.end_of_day(day, everybody)
+        model.hear(day, said, model.exchange(day, everybody, said))
 
 
 def _recommender(name: str, train: Dataset, draws: Draws) -> Recommender:

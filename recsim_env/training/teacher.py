@@ -32,6 +32,7 @@ from recsim_env.training.examples import Example
 from recsim_env.training.facts import QUOTED, Facts
 
 _PLACES = re.compile(r"\{(\w+)\}")
+_MARKED = re.compile(r"^- You watched (<data>[^;]*?</data>), mark (-?[\d.]+ of -?[\d.]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,11 +53,21 @@ class Table:
             plain = yaml.safe_load(where.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise ScenarioError(f"--teacher: cannot read {where}: {error}.") from None
-        wanted = ("decisions", "watch", "stars", "words", "importance", "answers")
+        wanted = ("decisions", "watch", "stars", "heard", "words", "importance", "answers")
         absent = [name for name in wanted if not isinstance(plain, dict) or name not in plain]
         if absent:
             raise ScenarioError(f"--teacher: {where} lacks {', '.join(absent)}. Copy the package's file and change it.")
         return cls(plain)
+
+    def heed(self, friends: float) -> float:
+        """Share of the gap between its own mark and the mean of so many friends' that a user closes."""
+        spread, noise = (self.plain["heard"][name] for name in ("spread", "noise"))
+        return float(friends * spread**2 / (friends * spread**2 + noise**2))
+
+    @property
+    def urge(self) -> float:
+        """Log-odds of watching for each tenth of the scale by which friends raise the expected mark."""
+        return float(self.plain["heard"]["gap"] / self.plain["heard"]["spread"] ** 2)
 
     def decide(self, purpose: str, n_options: int, features: Mapping[str, float]) -> FloatArray:
         """Stated probabilities of a decision, float64 (n_options,)."""
@@ -191,16 +202,40 @@ class TeacherEngine(Engine):
         cards = QUOTED.findall(question)
         rules = self.table.plain["watch"]
         moved = sum(rules[name] * facts.features[name] for name in ("liked", "avoided", "seen", "bored"))
+        moved += self.table.urge * self._heeded(question, facts, self.table.plain["heard"]["gap"] / 2.0)
         return float(rules["base"] + moved + (self._popular(cards[-1]) if cards else 0.0))
+
+    def _mean(self, question: str, facts: Facts) -> float:
+        """Expected mark of the last title of a question by the user's mean and the film's."""
+        cards = QUOTED.findall(question)
+        mean = self.usual.mean if np.isnan(facts.mean) else facts.mean
+        return mean + (self.usual.deviation.get(_title(cards[-1]), 0.0) if cards else 0.0)
+
+    def _heeded(self, question: str, facts: Facts, more: float = 0.0) -> float:
+        """How far what friends said (and ``more``) moves the expected mark, in tenths of the scale; 0 in silence."""
+        if np.isnan(facts.heard):
+            return 0.0
+        tenth = float(self.usual.levels[-1] - self.usual.levels[0]) / 10.0
+        return self.table.heed(facts.features["told"]) * ((facts.heard - self._mean(question, facts)) / tenth + more)
 
     def _marks(self, question: str, facts: Facts) -> FloatArray:
         rules, levels = self.table.plain["stars"], self.usual.levels
-        cards, tenth = QUOTED.findall(question), float(levels[-1] - levels[0]) / 10.0
-        mean = self.usual.mean if np.isnan(facts.mean) else facts.mean
-        mean += self.usual.deviation.get(_title(cards[-1]), 0.0) if cards else 0.0
+        tenth = float(levels[-1] - levels[0]) / 10.0
+        mean = self._mean(question, facts) + tenth * self._heeded(question, facts)
         mean += tenth * sum(rules[name] * facts.features[name] for name in ("liked", "avoided"))
         density = np.exp(log_normalise(-0.5 * ((levels - mean) / (rules["spread"] * tenth)) ** 2))
         return np.append(rules["no_mark"], (1.0 - rules["no_mark"]) * density)
+
+    def _lines(self, purpose: str, name: str, facts: Facts) -> Sequence[str]:
+        """Templates of a field; of a film that is spoken of they say whether it was good."""
+        words = self.table.plain["words"]
+        if np.isnan(facts.mark):
+            lines: Sequence[str] = words[purpose][name]
+            return lines
+        mean = self.usual.mean if np.isnan(facts.mean) else facts.mean
+        better = (facts.mark - mean) / float(self.usual.levels[-1] - self.usual.levels[0])
+        about: Sequence[str] = words["about"]["praise" if better > 0.05 else "blame" if better < -0.05 else "neither"]
+        return about
 
     def _words_beside(self, request: ChoiceRequest) -> None:
         """Words that go with a decision, whatever was decided, kept as an example."""
@@ -216,12 +251,15 @@ class TeacherEngine(Engine):
             case "social":
                 kind = "chat" if luck[0] < 0.5 else "post"
                 names = [name for some in NAMES.values() for name in some]
-                body = self.prompts[f"social.{kind}"].render(friend=names[int(luck[1] * len(names))])
+                marked = _MARKED.findall(head)
+                about = dict(zip(("film", "mark"), marked[int(luck[2] * len(marked))], strict=True)) if marked else {}
+                question_name = f"social.{kind}_about" if about and luck[3] < 0.7 else f"social.{kind}"
+                body = self.prompts[question_name].render(friend=names[int(luck[1] * len(names))], **about)
             case _:
                 return
         content = f"{head}\n\n{body}"
         messages = (request.messages[0], {"role": "user", "content": content})
-        text = self.write(kind, Facts.of(content, self.categories), luck[2:])
+        text = self.write(kind, Facts.of(content, self.categories), luck[4:])
         self._keep(TextRequest(messages, replace(request.key, purpose=kind)), (), text, self.weights[2])
 
     def _luck(self, key: RequestKey, kind: str) -> list[float]:
@@ -242,7 +280,7 @@ class TeacherEngine(Engine):
                 low, high = self.table.plain["importance"]
                 reply[name] = low + int(next(at) * (high - low + 1))
                 continue
-            stated = self.table.plain["words"][purpose][name]
+            stated = self._lines(purpose, name, facts)
             lines = [line for line in stated if set(_PLACES.findall(line)) <= set(told)]
             reply[name] = lines[int(next(at) * len(lines))].format(**told)
         return json.dumps(reply, ensure_ascii=False)

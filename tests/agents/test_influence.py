@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsim_env.agents.influence import FARTHEST, MOST, heard_by
+from recsim_env.agents.influence import FARTHEST, MOST
 from recsim_env.graphs import Graph
 from recsim_env.interfaces import Opinions
 from recsim_env.scenario import PopulationSection
@@ -30,14 +30,14 @@ def told(*rows, stars=None):
 
 def test_posts_reach_all_acquaintances_and_chats_one(seated):
     _, influence = seated(sway=1.0)
-    receiver, utterance = heard_by(told((3, -1, 7, 1.0), (5, 6, 8, 1.0)), influence.friends)
+    receiver, utterance = told((3, -1, 7, 1.0), (5, 6, 8, 1.0)).heard_by(influence.friends)
     assert receiver.tolist() == [2, 4, 6]
     assert utterance.tolist() == [0, 0, 1]
 
 
 def test_sway_adds_to_the_log_odds_up_to_a_limit(seated):
     _, influence = seated(sway=0.5)
-    influence._hear(told((0, -1, 7, 0.8), (2, -1, 7, -0.2), *[(4, 5, 9, 1.0)] * 8))
+    influence.hear(told((0, -1, 7, 0.8), (2, -1, 7, -0.2), *[(4, 5, 9, 1.0)] * 8))
     log_odds = np.zeros((2, 3), np.float32)
     influence.sway(np.array([1, 5]), np.array([[7, 8, 60], [7, 9, 9]]), log_odds)
     np.testing.assert_allclose(log_odds, [[0.5 * 0.6, 0, 0], [0, 0.5 * MOST, 0.5 * MOST]], atol=1e-6)
@@ -45,7 +45,7 @@ def test_sway_adds_to_the_log_odds_up_to_a_limit(seated):
 
 def test_each_opinion_closes_a_share_of_the_gap(seated):
     _, influence = seated(conformity=0.3)
-    influence._hear(told((0, -1, 7, 1.0), (2, -1, 7, 1.0), stars=[5.0, 4.0]))
+    influence.hear(told((0, -1, 7, 1.0), (2, -1, 7, 1.0), stars=[5.0, 4.0]))
     own = np.array([2.0, 2.0, 2.0], np.float32)
     felt = influence.conform(np.array([1, 11, 1]), np.array([7, 7, 8]), own)
     np.testing.assert_allclose(felt, [2 + (1 - 0.7**2) * 2.5, 2 + 0.3 * 3.0, 2.0], rtol=1e-6)
@@ -72,7 +72,7 @@ def test_tastes_drift_towards_what_is_liked_and_not_for_ever(seated):
 def test_praise_pulls_and_blame_pushes(seated):
     _, influence = seated(drift=0.1)
     before = influence.affinity.copy()
-    influence._hear(told((0, 1, 7, 0.5), (4, 5, 7, -0.5)))
+    influence.hear(told((0, 1, 7, 0.5), (4, 5, 7, -0.5)))
     moved = influence.affinity - before
     np.testing.assert_allclose(moved[1], 0.05 * influence._pull[7], atol=1e-6)
     np.testing.assert_allclose(moved[5], -moved[1], atol=1e-6)
@@ -99,8 +99,8 @@ def test_valence_reaches_both_ends_of_the_scale(seated):
 
 def test_the_most_praised_item_is_a_tip_once(seated):
     _, influence = seated(curiosity=0.5)
-    influence._hear(told((0, 1, 7, 0.4), (2, 1, 8, 0.8), (2, 3, 9, -1.0), (4, 5, 7, 0.8)))
-    influence._hear(told((0, 1, 6, 0.7)))  # praised less than what was heard the evening before
+    influence.hear(told((0, 1, 7, 0.4), (2, 1, 8, 0.8), (2, 3, 9, -1.0), (4, 5, 7, 0.8)))
+    influence.hear(told((0, 1, 6, 0.7)))  # praised less than what was heard the evening before
     rows = np.array([1, 3, 5])
     luck = np.array([0.39, 0.01, 0.41])  # below and above curiosity times praise, .4
     assert influence.take_tips(rows, luck).tolist() == [8, -1, -1]
@@ -109,7 +109,7 @@ def test_the_most_praised_item_is_a_tip_once(seated):
 
 def test_a_new_life_has_heard_nothing_and_state_is_whole(seated):
     model, influence = seated(sway=1.0, drift=0.2)
-    influence._hear(told((0, -1, 7, 0.8), (2, -1, 7, 1.0)))
+    influence.hear(told((0, -1, 7, 0.8), (2, -1, 7, 1.0)))
     influence.live(np.array([3]), np.array([7]), np.array([5.0], np.float32), np.array([True]))
     state, keys, tastes = model.state(), influence.opinions.keys.copy(), influence.affinity.copy()
     model.reset_rows(np.array([1]))
@@ -118,14 +118,14 @@ def test_a_new_life_has_heard_nothing_and_state_is_whole(seated):
     model.load_state(state)
     assert (influence.opinions.keys == keys).all()
     assert (influence.affinity == tastes).all()
-    assert influence._item[3] == 7
+    assert influence.topics.item[3] == 7
 
 
 def test_judgements_take_friends_into_account(seated):
     model, influence = seated(sway=1.0, conformity=0.5)
     rows, items = np.array([1, 1]), np.array([7, 8])
     before = model.judge(rows, items)
-    influence._hear(told((0, 1, 7, 1.0), stars=[5.0]))
+    influence.hear(told((0, 1, 7, 1.0), stars=[5.0]))
     after = model.judge(rows, items)
     assert after.log_odds[0] == pytest.approx(before.log_odds[0] + 1.0, abs=1e-5)
     assert after.log_odds[1] == before.log_odds[1]
