@@ -7,7 +7,7 @@ from pathlib import Path
 
 import _report
 
-from recsim_env.experiments.studies.results import over_seeds as interval_over_seeds
+from recsim_env.evaluation.bootstrap import over_seeds as interval_over_seeds
 from recsim_env.scenario import Scenario
 from recsim_env.training.policy import train_policy
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -83,14 +83,26 @@ def panels_by_day(series: pd.DataFrame, panels: Mapping[str, str], columns: int 
     figure.subplots_adjust(
         left=0.065, right=0.985, top=1 - above / height, bottom=0.5 / height, wspace=0.28, hspace=0.32
     )
-    for ax, (name, label) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
-        _draw_days(ax, series[["recommender", "day"]].assign(value=series[name]))
-        _dress(ax, "Day", label)
-    for ax in figure.axes[len(panels) :]:
-        ax.remove()
+    _draw_panels(figure, series, panels, columns)
     if n_lines > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="upper center", ncols=6, frameon=False, fontsize=9)
+    return figure
+
+
+def bands_by_day(series: pd.DataFrame, panels: Mapping[str, tuple[str, str]], names: Sequence[str]) -> Figure:
+    """Several figures by day, a small panel each, two side by side, with bands.
+
+    Args:
+        series: ``recommender, day``, and for each panel a column of its name, ``<name>_low`` and ``<name>_high``.
+        panels: Column to title and unit.
+        names: Recommenders in the order in which the page's other figures give them colours.
+    """
+    figure = _figure(height=0.4 + 2.4 * -(-len(panels) // 2), width=8.0)
+    _draw_panels(figure, series, {name: unit for name, (_, unit) in panels.items()}, 2, names)
+    for ax, (title, _) in zip(figure.axes, panels.values(), strict=True):
+        ax.set_title(title, loc="left", fontsize=11)
+    _legend(figure, figure.axes[0])
     return figure
 
 
@@ -247,10 +259,24 @@ def _by_day(
     return figure
 
 
-def _draw_days(ax: Axes, series: pd.DataFrame) -> None:
+def _draw_panels(
+    figure: Figure, series: pd.DataFrame, panels: Mapping[str, str], columns: int, names: Sequence[str] = ()
+) -> None:
+    rows = -(-len(panels) // columns)
+    for ax, (name, label) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+        ends = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
+        _draw_days(ax, series[["recommender", "day", *(ends.keys() & set(series))]].rename(columns=ends), names)
+        _dress(ax, "Day", label)
+    for ax in figure.axes[len(panels) :]:
+        ax.remove()
+
+
+def _draw_days(ax: Axes, series: pd.DataFrame, names: Sequence[str] = ()) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for i, (name, part) in enumerate(series.groupby("recommender", sort=False)):
+    order = list(names or series["recommender"].unique())
+    for name, part in series.groupby("recommender", sort=False):
+        i = order.index(name)
         every = max(1, len(part) // 8)
         if "low" in part:
             ax.fill_between(part["day"], part["low"], part["high"], color=PALETTE[i % len(PALETTE)], alpha=0.15, lw=0)

@@ -6,14 +6,12 @@ Titles, messages and names are untrusted: every text passes :func:`escape` on it
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import pandas as pd
 
@@ -23,10 +21,11 @@ from recsim_env.evaluation import series
 from recsim_env.evaluation.choice import tell_stories
 from recsim_env.evaluation.reading import read_off
 from recsim_env.evaluation.said import message_counts, sample_messages
-from recsim_env.evaluation.summary import METRICS, Evaluation, Metric, evaluate
+from recsim_env.evaluation.society import CREATORS, POPULATION, Topic
+from recsim_env.evaluation.summary import METRICS, Evaluation, evaluate
 from recsim_env.evaluation.tables import RunTables
 from recsim_env.report_engine import language_model
-from recsim_env.report_parts import banner, facts, messages, said, sessions
+from recsim_env.report_parts import banner, facts, messages, metric_table, said, sessions
 
 CAPTIONS = {
     "engagement": "Clicks per page on that day, of the users who came, with a 95 % band over users. A line that falls "
@@ -43,8 +42,27 @@ CAPTIONS = {
     "stars": "Ratings that simulated users gave to what they were shown, beside those that people gave to what they "
     "chose to rate: the two need not agree, but a wholly other shape deserves a question.",
     "mindset": "Means over the pages of those who are still there: unhappy users who left no longer count.",
+    "population": "Members at night: without those who stopped for good that day. Who came: share of those who were "
+    "members by day. Opinions heard: chats and posts once for each user whom they reached, member or not, per member. "
+    "Distance of the camps: the camps are the halves of all users on either side of the main axis of tastes on day 0; "
+    "how far apart their mean tastes lie along it, in standard deviations of day 0. Likeness of friends: mean cosine "
+    "of friends' tastes, each less everybody's mean; 0 for strangers, 1 for copies. Both are hidden from recommenders. "
+    "What was never there is left out.",
+    "creators": "Active: those who have not stopped for good. Items that are out can be shown and "
+    "found; those of creators who stopped stay.",
 }
-GROUPS = {"clicks_per_turn": "Engagement", "retention": "Return", "ndcg": "Accuracy", "coverage": "Beyond accuracy"}
+TOPICS = {"population": POPULATION, "creators": CREATORS}
+ABOUT = {
+    "population": "Users join over the days, tell each other of what they watched, and stop. All other figures of this "
+    "page count all users of the scenario, also those who never became members. Members of day 0 are no newcomers.",
+    "creators": "The catalogue is dealt out to creators, who publish what is held back item by item; a creator whose "
+    "items are shown too rarely stops for good. New items came out after day 0. Gini: how unequally impressions of "
+    "the whole run fall on creators, 0 where all have as many.",
+}
+OVER_SEEDS = (
+    "Means over seeds. Bands, and the intervals under the figures, are 95 % intervals over seeds (Student's t), not "
+    "over users: with one seed there are none, and with two or three they are wide. docs/metrics.md defines all."
+)
 LIMITS = (
     "Sessions, coming back and leaving for good are declared assumptions of the simulation (the scenario's calendar "
     "and the user model's settings): no rating data show them. Read differences between recommenders, not levels, "
@@ -100,10 +118,11 @@ def write_report(runs: Sequence[RunTables], out: Path | None = None) -> Path:
     views = _views(runs)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        figures = _figures(views, page.parent / "plots")
+        plots_folder = page.parent / "plots"
+        figures = _figures(views, plots_folder)
         template = resources.files("recsim_env").joinpath("report_template.html").read_text(encoding="utf-8")
         title = " and ".join(dict.fromkeys(str(v.run.manifest["scenario"].get("name", "run")) for v in views))
-        body = "\n".join(_sections(views, figures, title))
+        body = "\n".join(_sections(views, figures, title, plots_folder))
         page.write_text(Template(template).substitute(title=escape(f"{title} · recsim-env"), body=body), "utf-8")
     except OSError as error:
         raise RunFolderError(f"Cannot write the report {page}: {error.strerror or error}.") from error
@@ -120,7 +139,7 @@ def _views(runs: Sequence[RunTables]) -> list[_View]:
     return views
 
 
-def _sections(views: list[_View], figures: Mapping[str, Path], title: str) -> Iterable[str]:
+def _sections(views: list[_View], figures: Mapping[str, Path], title: str, plots_folder: Path) -> Iterable[str]:
     yield f"<h1>{escape(title)}</h1>"
     for view in views:
         yield f"<h3>Run {escape(view.prefix.rstrip('/'))}</h3>" if view.prefix else ""
@@ -133,17 +152,16 @@ def _sections(views: list[_View], figures: Mapping[str, Path], title: str) -> It
     if len(views) > 1:
         yield "<p>Different runs are not paired: compare their intervals.</p>"
     yield "<h2>Figures per recommender</h2>"
-    yield _metric_table(pd.concat([view.named(view.table) for view in views]), differences=False)
+    yield metric_table(pd.concat([view.named(view.table) for view in views]), METRICS)
     yield '<p class="soft">Under each figure its 95 % interval over users. docs/metrics.md defines every row.</p>'
     for view in views:
         yield _difference_section(view)
     yield '<h2>Plots</h2>\n<div class="figures">'
     for name, path in figures.items():
-        data = base64.b64encode(path.read_bytes()).decode()
-        caption = escape(CAPTIONS[name])
-        image = f'<img alt="{escape(name)}" src="data:image/png;base64,{data}">'
-        yield f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+        yield _figure(name, path)
     yield "</div>"
+    for name, topic in TOPICS.items():
+        yield _topic_section(views, name, topic, plots_folder)
     for view in views:
         yield f"<h2>Sessions{view.of_run}, page by page</h2>"
         yield sessions(tell_stories(view.run, view.evaluation.world))
@@ -157,48 +175,39 @@ def _sections(views: list[_View], figures: Mapping[str, Path], title: str) -> It
     yield "<h2>Honest limits</h2>\n<ul>" + "".join(f"<li>{escape(limit)}</li>" for limit in LIMITS) + "</ul>"
 
 
+def _figure(name: str, path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    image = f'<img alt="{escape(name)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{escape(CAPTIONS[name])}</figcaption></figure>"
+
+
+def _topic_section(views: list[_View], name: str, topic: Topic, folder: Path) -> str:
+    """Populations or creators of the runs that have any; "" where none has."""
+    found = [(view, *topic.tables(view.run, view.evaluation.world)) for view in views]
+    found = [one for one in found if len(one[1])]
+    if not found:
+        return ""
+    days = pd.concat([view.named(by_day) for view, by_day, _ in found], ignore_index=True)
+    totals = metric_table(pd.concat([view.named(table) for view, _, table in found]), topic.totals)
+    names = [view.prefix + recommender for view in views for recommender in view.evaluation.world.recommenders]
+    path = plots.save(plots.bands_by_day(days, topic.panels_of(days), names), folder / f"{name}.png")
+    return (
+        f"<h2>{name.capitalize()}</h2>\n<p>{escape(ABOUT[name])}</p>\n{_figure(name, path)}\n{totals}\n"
+        f'<p class="soft">{escape(OVER_SEEDS)}</p>'
+    )
+
+
 def _difference_section(view: _View) -> str:
     names = view.evaluation.world.recommenders
     if len(names) < 2:
         return ""
     base = next((name for name in ("popularity", "uniform") if name in names), names[0])
-    table = _metric_table(view.named(view.evaluation.differences(base)), differences=True)
+    table = metric_table(view.named(view.evaluation.differences(base)), METRICS, differences=True)
     return (
         f"<h2>Differences from {escape(view.prefix + base)}</h2>\n{table}\n"
         '<p class="soft">Paired by user and seed: under common random numbers each user has the same luck with every '
         "recommender. In bold: the 95 % interval does not hold 0. ▲ more, ▼ less than the baseline.</p>"
     )
-
-
-def _metric_table(table: pd.DataFrame, differences: bool) -> str:
-    head = "".join(f"<th>{escape(str(name))}</th>" for name in table.index)
-    rows = []
-    for metric in (m for m in METRICS if m.name in table):
-        if metric.name in GROUPS:
-            rows.append(f'<tr class="group"><th colspan="{len(table) + 1}">{GROUPS[metric.name]}</th></tr>')
-        unit = f"<small>{metric.unit}</small>" if metric.unit else ""
-        cells = "".join(_cell(row, metric, differences) for _, row in table.iterrows())
-        rows.append(f"<tr><th>{metric.title}{unit}</th>{cells}</tr>")
-    return (
-        f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
-
-
-def _cell(row: pd.Series[Any], metric: Metric, difference: bool) -> str:
-    value, low, high = (float(row[metric.name + end]) for end in ("", "_low", "_high"))
-    if math.isnan(value):
-        return "<td>–</td>"
-    sign = "+" if difference else ""
-    interval = (
-        ""
-        if math.isnan(low) or math.isnan(high)
-        else f"{low:{sign}.{metric.digits}f} to {high:{sign}.{metric.digits}f}"
-    )
-    mark, kind = "", ""
-    if difference and (low > 0 or high < 0):
-        mark, kind = ("▲ " if value > 0 else "▼ "), ' class="clear"'
-    text = f"{mark}{value:{sign}.{metric.digits}f}<small>{interval}</small>".replace("-", "−")
-    return f"<td{kind}>{text}</td>"
 
 
 def _figures(views: list[_View], folder: Path) -> dict[str, Path]:

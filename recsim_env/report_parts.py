@@ -1,7 +1,8 @@
-"""Parts of the report that show a run's record, a few sessions and what was said; every text is escaped here."""
+"""Parts of the report: a run's record, tables of figures, a few sessions, what was said; every text is escaped here."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 
 from recsim_env.evaluation.said import Said
 from recsim_env.evaluation.story import Page, Shown, Story
+from recsim_env.evaluation.summary import Metric
 from recsim_env.records import MessageKind, NextAction
 
 _ACTIONS = {
@@ -192,3 +194,38 @@ def _item(item: Shown, place: int) -> str:
         f'<td class="text">{escape(", ".join(item.categories))}</td><td class="text">{looked}</td>'
         f'<td class="text">{clicked}</td><td>{watched}</td><td>{stars}</td></tr>'
     )
+
+
+GROUPS = {"clicks_per_turn": "Engagement", "retention": "Return", "ndcg": "Accuracy", "coverage": "Beyond accuracy"}
+
+
+def metric_table(table: pd.DataFrame, metrics: Sequence[Metric], differences: bool = False) -> str:
+    """A row for each metric that the table has, a column for each recommender, intervals under the figures."""
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in table.index)
+    rows = []
+    for metric in (m for m in metrics if m.name in table):
+        if metric.name in GROUPS:
+            rows.append(f'<tr class="group"><th colspan="{len(table) + 1}">{GROUPS[metric.name]}</th></tr>')
+        unit = f"<small>{metric.unit}</small>" if metric.unit else ""
+        cells = "".join(_cell(row, metric, differences) for _, row in table.iterrows())
+        rows.append(f"<tr><th>{metric.title}{unit}</th>{cells}</tr>")
+    return (
+        f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _cell(row: pd.Series[Any], metric: Metric, difference: bool) -> str:
+    value, low, high = (float(row[metric.name + end]) for end in ("", "_low", "_high"))
+    if math.isnan(value):
+        return "<td>–</td>"
+    sign = "+" if difference else ""
+    interval = (
+        ""
+        if math.isnan(low) or math.isnan(high)
+        else f"{low:{sign}.{metric.digits}f} to {high:{sign}.{metric.digits}f}"
+    )
+    mark, kind = "", ""
+    if difference and (low > 0 or high < 0):
+        mark, kind = ("▲ " if value > 0 else "▼ "), ' class="clear"'
+    text = f"{mark}{value:{sign}.{metric.digits}f}<small>{interval}</small>".replace("-", "−")
+    return f"<td{kind}>{text}</td>"

@@ -5,11 +5,15 @@ Miller 2008, pairs cluster bootstrap). Figures of the whole catalogue (coverage,
 intervals instead: a resample with repetitions shows fewer different items, so its coverage is biased; so is entropy.
 
 Two recommenders are compared on the same resamples. With common random numbers most of the noise then cancels.
+
+What is one number for a whole run, as the members of a population are, gets intervals over seeds: :func:`over_seeds`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -154,3 +158,22 @@ def jackknife_intervals(value: FloatArray, left_out: FloatArray, level: float = 
     error = np.sqrt((n_groups - 1) / n_groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
     half = error * special.stdtrit(n_groups - 1, 0.5 + level / 2.0)
     return Intervals(value, value - half, value + half)
+
+
+def over_seeds(values: Sequence[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean and ends of the 95 % interval over seeds: Student's t, NaN with fewer than two.
+
+    Args:
+        values: One float or float array (X,) for each seed; NaN are left out.
+
+    Returns:
+        Three float64 arrays of the shape of one value.
+    """
+    table = np.asarray(values, np.float64)
+    known = np.isfinite(table)
+    n = known.sum(axis=0)
+    mean = np.divide(np.where(known, table, 0.0).sum(axis=0), n, out=np.full(table.shape[1:], np.nan), where=n > 0)
+    squares = (np.where(known, table - mean, 0.0) ** 2).sum(axis=0)
+    error = np.sqrt(np.divide(squares, n * (n - 1.0), out=np.full(table.shape[1:], np.nan), where=n > 1))
+    half = error * special.stdtrit(np.maximum(n - 1, 1), 0.975)
+    return mean, mean - half, mean + half

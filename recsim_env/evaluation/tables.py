@@ -45,7 +45,7 @@ class RunTables(Protocol):
         user: int | None = None,
         first_part: int = 0,
     ) -> pd.DataFrame:
-        """``impressions``, ``turns`` or ``sessions``, or some of its columns; of one cell, one user, new parts."""
+        """A table of the run folder, empty where it has none, or some columns; of one cell, one user, new parts."""
 
     def talks(self, start: int = 0) -> list[dict[str, Any]]:
         """Chats and posts between visits, as they stand in ``messages.jsonl``."""

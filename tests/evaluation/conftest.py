@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsim_env.rundir import SCHEMAS
+
 GENRES = ["Action", "Comedy", "Drama", "Horror", "Sci-Fi", "Thriller"]
 STAY = {"popularity": 0.55, "uniform": 0.4, "ease": 0.8}
 STEEP = {"popularity": 3.0, "uniform": 0.0, "ease": 1.0}
@@ -25,7 +27,7 @@ class FakeRun:
     said: list
 
     def table(self, name, columns=None, cell=None, user=None, first_part=0):
-        frame = self.tables[name]
+        frame = self.tables[name] if name in self.tables else SCHEMAS[name].empty_table().to_pandas()
         if cell is not None:
             frame = frame[frame["recommender"].astype(str) + "-seed" + frame["seed"].astype(str) == cell]
         if user is not None:

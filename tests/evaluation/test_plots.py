@@ -25,6 +25,20 @@ def table(n=4):
     return pd.DataFrame(columns, index=(NAMES * 3)[:n])
 
 
+PANELS = {"a": ("Members at night", "Opinions per member"), "b": ("Who came", "Mean cosine (−1 to 1)"), "c": ("C", "c")}
+
+
+def wide(names=NAMES):
+    series = days(names)
+    return series[["recommender", "day"]].assign(
+        **{
+            panel + end: series[of]
+            for panel in PANELS
+            for end, of in (("", "value"), ("_low", "low"), ("_high", "high"))
+        }
+    )
+
+
 SHARES = pd.DataFrame({"data": [0.2, 0.8], **{n: [0.5, 0.5] for n in NAMES}}, index=[1.0, 2.0])
 DRAWN = {
     "engagement": lambda: plots.engagement_by_day(days()),
@@ -35,6 +49,7 @@ DRAWN = {
     "coverage": lambda: plots.coverage_bars(table()),
     "lorenz": lambda: plots.lorenz_curves({n: np.arange(9) ** i for i, n in enumerate(NAMES)}),
     "stars": lambda: plots.star_histogram(SHARES),
+    "bands": lambda: plots.bands_by_day(wide(), PANELS, NAMES),
 }
 
 
@@ -51,6 +66,7 @@ def test_axes_are_named_and_text_stays_inside(name):
             box = text.get_window_extent(renderer)
             assert box.x0 >= frame.x0 - 1, text
             assert box.x1 <= frame.x1 + 1, text
+            assert frame.y0 - 1 <= box.y0 <= box.y1 <= frame.y1 + 1, text
     for legend in figure.legends:
         box = legend.get_window_extent(renderer)
         assert box.x0 >= -1
@@ -64,6 +80,14 @@ def test_lines_differ_in_more_than_colour():
     styles = {(line.get_linestyle(), line.get_marker()) for line in lines}
     assert len(styles) == len(lines) == 4
     assert len({line.get_color() for line in lines}) == 4
+
+
+def test_a_recommender_without_rows_leaves_its_colour_free():
+    figure = plots.bands_by_day(wide(NAMES[1:]), PANELS, NAMES)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["Members at night", "Who came", "C"]
+    for ax in figure.axes:
+        assert [line.get_color() for line in ax.get_lines()] == list(plots.PALETTE[1:4])
+        assert len(ax.collections) == 3  # bands
 
 
 def test_labels_of_points_do_not_meet():

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from recsim_env.errors import RecsimError, RunFolderError, ScenarioError, UnknownNameError
+from recsim_env.evaluation.bootstrap import over_seeds
 from recsim_env.experiments.studies.base import STUDIES, Arm, Claim, Measured, Panel, Study, get_study
 from recsim_env.experiments.studies.cold_start import exposure_by_age
 from recsim_env.experiments.studies.cold_start import measure as measure_cold_start
@@ -26,7 +27,7 @@ from recsim_env.experiments.studies.filter_bubble import entropy_of_last
 from recsim_env.experiments.studies.popularity_loop import last_films
 from recsim_env.experiments.studies.popularity_loop import measure as measure_loop
 from recsim_env.experiments.studies.realism import measure as measure_realism
-from recsim_env.experiments.studies.results import markdown, over_seeds, summary
+from recsim_env.experiments.studies.results import markdown, summary
 from recsim_env.experiments.studies.run import run_study
 from recsim_env.rundir import load_run
 from recsim_env.scenario import load_scenario

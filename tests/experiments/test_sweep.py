@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from recsim_env.errors import MissingDependencyError, RunFolderError, ScenarioError, UnknownNameError
+from recsim_env.evaluation.bootstrap import over_seeds
 from recsim_env.experiments.jobs import Job
-from recsim_env.experiments.studies.results import over_seeds
 from recsim_env.experiments.sweep import Plan, grid, load_table, measure, run_sweep, summary
 from recsim_env.experiments.workers import carry_out, workers_for
 from recsim_env.rundir import RunFolder, load_measurement, load_run

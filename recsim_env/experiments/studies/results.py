@@ -11,33 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
+from recsim_env.evaluation.bootstrap import over_seeds
 from recsim_env.experiments.studies.base import Claim, Measured, Study
 from recsim_env.experiments.tables import markdown_table
-from recsim_env.records import FloatArray
 
 AS_EXPECTED, UNCLEAR, OPPOSITE = "as expected", "not told apart from 0", "the opposite"
 UNKNOWN, NOTHING = "needs more seeds", "nothing to measure"
-
-
-def over_seeds(values: Sequence[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean and ends of the 95 % interval over seeds.
-
-    Args:
-        values: One float or float array (X,) for each seed; NaN are left out.
-
-    Returns:
-        Three float64 arrays of the shape of one value.
-    """
-    table = np.asarray(values, np.float64)
-    known = np.isfinite(table)
-    n = known.sum(axis=0)
-    mean = np.divide(np.where(known, table, 0.0).sum(axis=0), n, out=np.full(table.shape[1:], np.nan), where=n > 0)
-    squares = (np.where(known, table - mean, 0.0) ** 2).sum(axis=0)
-    error = np.sqrt(np.divide(squares, n * (n - 1.0), out=np.full(table.shape[1:], np.nan), where=n > 1))
-    half = error * stdtrit(np.maximum(n - 1, 1), 0.975)
-    return mean, mean - half, mean + half
 
 
 def summary(study: Study, measured: Mapping[str, Sequence[Measured]]) -> dict[str, Any]:
@@ -71,7 +51,7 @@ def _tested(claim: Claim, measured: Mapping[str, Sequence[Measured]]) -> dict[st
 
 
 def interval(values: Sequence[Any]) -> dict[str, Any]:
-    """``mean``, ``low`` and ``high`` over seeds as JSON has them; arguments as for :func:`over_seeds`."""
+    """``mean``, ``low`` and ``high`` over seeds as JSON has them; arguments as :func:`over_seeds` takes."""
     return {name: _json(v) for name, v in zip(("mean", "low", "high"), over_seeds(values), strict=True)}
 
 
