@@ -26,6 +26,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -260,18 +261,20 @@ class CellWriter:
             self._flush(table)
 
     def say(
-        self, day: int, session: int, turn: int, user: int, speaker: str, kind: str, text: str, to: Sequence[int] = ()
-    ) -> None:
-        """Adds one line to ``messages.jsonl``: who said what, when (as in the tables), and which users heard it."""
+        self, day: int, session: int, turn: int, user: int, speaker: str, kind: str, text: str, to: Sequence[int] = (),
+        item: int = -1, stars: float = math.nan,
+    ) -> None:  # fmt: skip
+        """Adds one line to ``messages.jsonl``: who said what, when (as in the tables), who heard it, of which item."""
         words = self._quoted.get(text)
         if words is None:
             words = json.dumps(text, ensure_ascii=False)
             if len(self._quoted) < 10_000:  # behavioural users say the same few sentences over and over
                 self._quoted[text] = words
         heard = f', "to": {list(to)}' if to else ""
+        about = f', "item": {item}, "stars": {stars:g}' if item >= 0 else ""
         self._messages.append(
             f'{{{self._who}, "day": {day}, "session": {session}, "turn": {turn}, "user": {user}, '
-            f'"speaker": "{speaker}", "kind": "{kind}", "text": {words}{heard}}}\n'
+            f'"speaker": "{speaker}", "kind": "{kind}", "text": {words}{heard}{about}}}\n'
         )
 
     def _part(self, table: str) -> Path:

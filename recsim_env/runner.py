@@ -320,7 +320,7 @@ def _run_cell(
         said = simulator.model.end_of_day(day, np.flatnonzero(came))
         if day >= writer.committed_days:
             for words in said:
-                writer.say(day, -1, -1, words.user, "user", words.kind, words.text, words.to)
+                writer.say(day, -1, -1, words.user, "user", words.kind, words.text, words.to, words.item, words.stars)
         if population is not None:
             population.evening(np.flatnonzero(came), said, writer)
         else:

@@ -219,7 +219,7 @@ def tell_days(run: RunTables, person: Person, days: range, first_part: int = 0, 
         first_byte: Bytes of ``messages.jsonl`` that hold earlier days.
     """
     visits = _visits(run, person, days, first_part)
-    talks = _talks(run, person, first_byte) + _opinions(run, person, first_part)
+    talks = _talks(run, person, first_byte) or _opinions(run, person, first_part)  # words tell the opinions in them
     return tuple(
         Day(
             person,
@@ -290,7 +290,8 @@ def _talks(run: RunTables, person: Person, first_byte: int) -> list[tuple[int, T
         to = line.get("to", ())
         if (line["recommender"], line["seed"]) == person.cell and person.user in (line["user"], *to):
             speaker, *heard = names_of(run.users, person.seed, [line["user"], *to])
-            talk = Talk(line["kind"], line["user"] == person.user, speaker, tuple(heard), line["text"])
+            film = f" ({_marked(run, line['item'], line['stars'])})" if "item" in line else ""
+            talk = Talk(line["kind"], line["user"] == person.user, speaker, tuple(heard), line["text"] + film)
             found.append((int(line["day"]), talk))
     return found
 
@@ -308,10 +309,14 @@ def _opinions(run: RunTables, person: Person, first_part: int) -> list[tuple[int
     for day, user, to, item, stars in zip(*(told[name].tolist() for name in told.columns), strict=True):
         hearers = [to] if to >= 0 else friends.tolist() if user == me else []
         speaker, *heard = names_of(run.users, person.seed, [user, *hearers])
-        text = f"{run.items['title'].iloc[item]}: {stars:g}"
+        text = _marked(run, item, stars)
         talk = Talk("chat" if to >= 0 else "post", user == me, speaker, tuple(heard) or ("everybody",), text)
         found.append((day, talk))
     return found
+
+
+def _marked(run: RunTables, item: int, stars: float) -> str:
+    return f"{run.items['title'].iloc[item]}: {stars:g}"
 
 
 def population(users: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -40,13 +40,14 @@ def test_the_setting_reaches_every_way_into_a_prompt(world, tmp_path, defences):
     graph = tmp_path / "graph.csv"
     graph.write_text("a,b\n0,1\n1,2\n")
     engine = world.ScriptedEngine(world.say(watch=(0, 1), next=(0, 0, 0, 1), social=(0, 0, 1)))
-    w = world.seat(4, data=data, engine=engine, defences=defences, graph=graph, remembered=3)
+    w = world.seat(4, data=data, engine=engine, defences=defences, graph=graph, remembered=3, memory={"same": 1})
     for turn in range(2):
         slate = world.replace(world.random_slates(4, seed=turn), answer=[EVIL] * 4)
         obs = w.visible.observe(w.rows)
         feedback, _ = w.model.react(obs, slate)
         w.visible.apply(w.rows, slate, feedback)
-    (said, *_) = w.model.end_of_day(0, w.rows)
+    (said, *_) = words = w.model.end_of_day(0, w.rows)
+    w.model.hear(0, words, w.model.exchange(0, w.rows, words))
     contents = [r.messages[-1]["content"] for r in engine.requests()]
     for text in contents:
         assert text.count("<data>") == text.count("</data>")
@@ -56,7 +57,7 @@ def test_the_setting_reaches_every_way_into_a_prompt(world, tmp_path, defences):
     assert any(heard in text for text in contents)
     told = [text for text in w.model.memory.recent(1) if "told you" in text]
     assert told
-    assert all(("<data>" in text) is defences for text in told)
+    assert all((EVIL in text) is not defences for text in told)
     past = [text for text in w.model.memory.recent(0) if text.startswith("You watched")]
     assert all((EVIL in text) is not defences for text in past)
     assert ("<|im_start|>" in w.model.personas.text[0]) is not defences  # titles that the persona loved

@@ -9,6 +9,23 @@ from importlib import import_module
 from recsim_env.errors import UnknownNameError
 from recsim_env.rundir import Run
 
+WORDS = (
+    "users={model: llm, count: 20, averages: true, watch_bias: -1.5}",
+    "population={}",
+    "engine={name: transformers, model: builtin}",
+)
+"""A scenario for users with a language model, the built-in one: strangers, as few as take minutes."""
+FRIENDLY_WORDS = (
+    *WORDS,
+    "population={graph: homophilous, degree: 6, survey: 24}",
+    "days=8",
+    "slate_size=5",
+    "max_turns=5",
+)
+"""The same with friends, who are asked every evening what they think."""
+DEAF = ("users.hears=false",)
+"""Friends who speak, and reach nobody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -18,11 +35,13 @@ class Arm:
         name: Short name, for folders and tables.
         label: What figures call it.
         overrides: ``"key=value"`` strings that make it.
+        words: The same for users with a language model; None where it makes no difference.
     """
 
     name: str
     label: str
     overrides: tuple[str, ...] = ()
+    words: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +111,7 @@ class Study:
         claims: What is expected.
         measure: Reads one run folder (one seed), and nothing else.
         words: ``"key=value"`` strings that make the scenario one for users with a language model, below those that the
-            caller gives; None where the study measures what only behavioural users have.
+            caller gives.
     """
 
     name: str
@@ -103,15 +122,8 @@ class Study:
     outcomes: Mapping[str, str]
     claims: tuple[Claim, ...]
     measure: Callable[[Run], Measured]
-    words: tuple[str, ...] | None = None
+    words: tuple[str, ...] = WORDS
 
-
-WORDS = (
-    "users={model: llm, count: 20, averages: true, watch_bias: -1.5}",
-    "population={}",
-    "engine={name: transformers, model: builtin}",
-)
-"""A scenario for users with a language model, the built-in one: strangers, as few as take minutes."""
 
 STUDIES = ("filter_bubble", "popularity_loop", "conformity", "polarisation", "diffusion", "cold_start", "realism")
 """Studies by name; each is a module of this folder with a ``STUDY``."""

@@ -4,6 +4,10 @@ RecAgent's user conformity (Wang et al., 2023). A user's own opinion is the expe
 which the run folder keeps as ``trace_expected_rating``; what it had heard of a film before the day of its star follows
 from ``opinions`` and ``friends``. Two figures by the number of opinions heard: which share of the gap between own
 opinion and friends' mean the star closed (a regression through the origin), and how far it lies from the own opinion.
+
+Users with a language model have no own taste beside what they have heard: where the run has a survey, own opinion is
+the expected star on the evening on which they first hear of a film, before they hear, and the star is the one after.
+What that evening does to films of which they hear nothing is taken away: it is no conformity.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from recsim_env.experiments.studies.base import Arm, Claim, Measured, Panel, Study
+from recsim_env.experiments.studies.base import DEAF, FRIENDLY_WORDS, Arm, Claim, Measured, Panel, Study
 from recsim_env.experiments.studies.heard import opinions_heard
 from recsim_env.records import FloatArray
 from recsim_env.rundir import Run
@@ -24,7 +28,8 @@ LEAST = 20
 
 def measure(run: Run) -> Measured:
     """Figures by the number of opinions heard."""
-    rated = stars_and_opinions(run)
+    given = stars_and_opinions(run)
+    rated = asked_before_and_after(run) if len(run.surveys) else given
     own, star, n = rated["own"].to_numpy(), rated["star"].to_numpy(), rated["n"].to_numpy()
     gap, far = rated["friends"].to_numpy() - own, np.abs(star - own)
     classes = np.minimum(n, MOST)
@@ -40,7 +45,7 @@ def measure(run: Run) -> Measured:
             "gap closed": _closed(gap[heard], (star - own)[heard]),
             "gap closed, three against one": closed[-1] - closed[0],
             "deviation per opinion": float(slope),
-            "share heard of": float(heard.mean()) if len(heard) else float("nan"),
+            "share heard of": float((given["n"] > 0).mean()),
         },
     )
 
@@ -68,6 +73,30 @@ def stars_and_opinions(run: Run) -> pd.DataFrame:
     )
 
 
+def asked_before_and_after(run: Run) -> pd.DataFrame:
+    """Expected stars before and after the evening on which users first heard of films, and films not heard of.
+
+    Returns:
+        Columns as those of :func:`stars_and_opinions`; ``star`` is the expected one after the evening, less what the
+        evening did on average to the films that the user did not hear of.
+    """
+    pair = ["receiver", "item"]
+    heard = opinions_heard(run)
+    tonight = heard.groupby(["day", *pair])["stars"].mean().rename("friends").reset_index()
+    first = heard.groupby(pair)["day"].min().rename("first").reset_index()
+    said = run.surveys.rename(columns={"user": "receiver"})
+    said = (
+        said[said["trace_before"].notna()].merge(first, on=pair, how="left").merge(tonight, "left", on=["day", *pair])
+    )
+    said = said[(said["heard"] == 0) & ~(said["first"] <= said["day"]) | (said["day"] == said["first"])]
+    moved = (said["trace_mark"] - said["trace_before"]).astype(float)
+    by_itself = moved.where(said["heard"] == 0).groupby([said["day"], said["receiver"]]).transform("mean")
+    known = by_itself.notna()
+    own = said["trace_before"].astype(float)
+    columns = {"own": own, "star": own + moved - by_itself, "n": said["heard"].astype(int), "friends": said["friends"]}
+    return pd.DataFrame(columns)[known].reset_index(drop=True)
+
+
 def _closed(gap: FloatArray, moved: FloatArray) -> float:
     """Slope through the origin of how far stars moved on how far they could have; NaN without a gap."""
     return float(gap @ moved / (gap @ gap)) if gap.any() else float("nan")
@@ -80,7 +109,7 @@ STUDY = Study(
     arms=(
         Arm("friends", "like-minded friends"),
         Arm("shuffled", "the same graph, users seated at random", ("population.shuffled=true",)),
-        Arm("no sway", "friends who move nobody", ("population.conformity=0", "population.sway=0")),
+        Arm("no sway", "friends who move nobody", ("population.conformity=0", "population.sway=0"), DEAF),
     ),
     panels=(
         Panel("closed", "Towards the friends", "Opinions heard of the film", "Share of the gap closed by the star",
@@ -102,4 +131,5 @@ STUDY = Study(
         Claim("share heard of", "friends", "shuffled", +1),
     ),
     measure=measure,
+    words=FRIENDLY_WORDS,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsim_env.experiments.studies.base import Arm, Claim, Measured, Panel, Study
+from recsim_env.experiments.studies.base import DEAF, FRIENDLY_WORDS, Arm, Claim, Measured, Panel, Study
 from recsim_env.experiments.studies.heard import opinions_heard
 from recsim_env.records import IntArray
 from recsim_env.rundir import Run
@@ -76,7 +76,7 @@ def steps_and_roots(parent: IntArray) -> tuple[IntArray, IntArray]:
     return depth, root
 
 
-DEAF = ("population.sway=0", "population.curiosity=0")
+UNMOVED = ("population.sway=0", "population.curiosity=0")
 
 STUDY = Study(
     name="diffusion",
@@ -88,8 +88,9 @@ STUDY = Study(
         Arm("small world", "Watts-Strogatz graph", ("population.graph=watts-strogatz",)),
         Arm("hubs", "Barabási-Albert graph", ("population.graph=barabasi-albert",)),
         Arm("ease", "like-minded friends, EASE", ("recommenders=ease",)),
-        Arm("ease deaf", "the same, words move nobody", ("recommenders=ease", *DEAF)),
-        Arm("deaf", "like-minded friends, random pages, words move nobody", DEAF),
+        Arm("ease deaf", "the same, words move nobody", ("recommenders=ease", *UNMOVED),
+            ("recommenders=ease", *DEAF)),
+        Arm("deaf", "like-minded friends, random pages, words move nobody", UNMOVED, DEAF),
     ),
     panels=(
         Panel("size", "How large", "Users in the cascade, at least", "Share of cascades", tuple(map(str, SIZES)),
@@ -113,4 +114,5 @@ STUDY = Study(
         Claim("cascade size", "ease deaf", "deaf", +1),
     ),
     measure=measure,
+    words=FRIENDLY_WORDS,
 )  # fmt: skip

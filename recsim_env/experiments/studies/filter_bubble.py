@@ -12,7 +12,7 @@ import numpy as np
 
 from recsim_env.evaluation.beyond_accuracy import category_mass, entropy
 from recsim_env.evaluation.tables import category_matrix
-from recsim_env.experiments.studies.base import WORDS, Arm, Claim, Measured, Panel, Study
+from recsim_env.experiments.studies.base import Arm, Claim, Measured, Panel, Study
 from recsim_env.records import BoolArray, FloatArray, IntArray
 from recsim_env.rundir import Run
 
@@ -115,5 +115,4 @@ STUDY = Study(
         Claim("shown, at the end", "content", "random", -1),
     ),
     measure=measure,
-    words=WORDS,
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsim_env.experiments.studies.base import Arm, Claim, Measured, Panel, Study
+from recsim_env.experiments.studies.base import DEAF, FRIENDLY_WORDS, Arm, Claim, Measured, Panel, Study
 from recsim_env.rundir import Run
 
 
@@ -38,7 +38,7 @@ STUDY = Study(
         Arm("content", "similar texts, like-minded friends"),
         Arm("collaborative", "EASE, like-minded friends", ("recommenders=ease",)),
         Arm("shuffled", "similar texts, friends at random", ("population.shuffled=true",)),
-        Arm("silent", "similar texts, friends say nothing", ("population.chat=0", "population.post=0")),
+        Arm("silent", "similar texts, friends say nothing", ("population.chat=0", "population.post=0"), DEAF),
         Arm("random", "random recommender, like-minded friends", ("recommenders=uniform",)),
     ),
     panels=(
@@ -58,4 +58,5 @@ STUDY = Study(
         Claim("likeness, change", "content", "silent", +1),
     ),
     measure=measure,
+    words=FRIENDLY_WORDS,
 )

@@ -14,7 +14,7 @@ import numpy as np
 
 from recsim_env.draws import Draws
 from recsim_env.evaluation.beyond_accuracy import exposure_counts, gini, jaccard, random_pairs
-from recsim_env.experiments.studies.base import WORDS, Arm, Claim, Measured, Panel, Study
+from recsim_env.experiments.studies.base import Arm, Claim, Measured, Panel, Study
 from recsim_env.records import FloatArray, IntArray
 from recsim_env.rundir import Run
 
@@ -107,5 +107,4 @@ STUDY = Study(
         Claim("overlap, like-minded", "once", "random", +1),
     ),
     measure=measure,
-    words=WORDS,
 )

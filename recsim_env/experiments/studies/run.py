@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsim_env import manifest as facts
-from recsim_env.errors import ScenarioError
 from recsim_env.experiments.jobs import Job
 from recsim_env.experiments.runs import refuse_another
-from recsim_env.experiments.studies.base import STUDIES, Measured, Study, get_study
+from recsim_env.experiments.studies.base import Measured, Study
 from recsim_env.experiments.studies.figure import plot
 from recsim_env.experiments.studies.results import markdown, plain, summary
 from recsim_env.experiments.workers import measured_by, workers_for
@@ -57,11 +56,11 @@ def run_study(
         ScenarioError: If several runs at once would load a language model each.
         RecsimError: If a run fails; the others are made all the same, and kept.
     """
-    settled = _settled(study, overrides)
+    settled, arms = _settled(study, overrides)
     asked = {
-        (arm.name, seed): load_scenario(study.scenario, [*settled, *arm.overrides, f"seed={seed}", "replications=1"])
+        (name, seed): load_scenario(study.scenario, [*settled, *arm, f"seed={seed}", "replications=1"])
         for seed in seeds
-        for arm in study.arms
+        for name, arm in arms.items()
     }
     path = measurement_folder(out, RESULT, f"study-{study.name}")
     jobs = [
@@ -85,7 +84,7 @@ def run_study(
             "scenario": asked[study.arms[0].name, seeds[0]].flat(),
             "seeds": list(seeds),
             "overrides": list(overrides),
-            "arms": {arm.name: {"label": arm.label, "overrides": list(arm.overrides)} for arm in study.arms},
+            "arms": {arm.name: {"label": arm.label, "overrides": list(arms[arm.name])} for arm in study.arms},
             "measured": {name: [plain(one) for one in found] for name, found in measured.items()},
             **summary(study, measured),
             "seconds": round(time.perf_counter() - begun, 1),
@@ -98,19 +97,8 @@ def run_study(
     return path
 
 
-def _settled(study: Study, overrides: Sequence[str]) -> list[str]:
-    """Overrides for all arms: those that were asked for, above those by which the study takes such users.
-
-    Raises:
-        ScenarioError: If the study cannot measure users of that model.
-    """
-    asked = load_scenario(study.scenario, overrides).users.model
-    if not user_models.get(asked, "users.model").needs_engine:
-        return list(overrides)
-    if study.words is None:
-        able = ", ".join(name for name in STUDIES if get_study(name).words is not None)
-        raise ScenarioError(
-            f"users.model {asked!r}: study {study.name!r} measures opinions or tastes, which only behavioural users "
-            f"show. Studies for users with a language model: {able}. Or leave users.model out."
-        )
-    return [*study.words, *overrides]
+def _settled(study: Study, overrides: Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """Overrides for all arms (those asked for, above those by which the study takes such users), and of each arm."""
+    words = user_models.get(load_scenario(study.scenario, overrides).users.model, "users.model").needs_engine
+    arms = {arm.name: arm.words if words and arm.words is not None else arm.overrides for arm in study.arms}
+    return [*study.words, *overrides] if words else list(overrides), arms
