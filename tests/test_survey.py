@@ -28,7 +28,7 @@ SOCIAL = {
 
 
 class Sayers:
-    """Four users who give item i the mark 1 + i % 5 and want to watch it by its number, until they hear of it: then 5."""
+    """Users who give item i the mark 1 + i % 5, all of them 5 once something was heard, and watch it by its number."""
 
     def __init__(self):
         self.heard = False

@@ -1,6 +1,7 @@
 """Language-model users in whole runs: rows, replay, kill and resume, failures, social life, the report."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,8 @@ import pytest
 
 from recsim_env.build import World
 from recsim_env.errors import EngineError, RecsimError, ScenarioError
+from recsim_env.evaluation.story import tell_days, tell_person
+from recsim_env.experiments.studies.conformity import measure as measure_conformity
 from recsim_env.interfaces import Config
 from recsim_env.registry import embedders, engines
 from recsim_env.report import write_report
@@ -223,4 +226,80 @@ def test_a_population_of_users_with_a_language_model(tmp_path):
     assert days.groupby("recommender", observed=True)["new"].sum().tolist() == [2, 2]
     ties = set(run.friends[["user", "friend"]].itertuples(index=False, name=None))
     assert all((m["user"], to) in ties for m in said for to in m["to"])
-    assert not len(run.opinions)
+    assert not len(run.surveys)
+    spoken_of = {(m["recommender"], m["day"], m["user"], m["item"], m["stars"]) for m in said if "item" in m}
+    columns = ["recommender", "day", "user", "item", "stars"]
+    assert set(run.opinions[columns].itertuples(index=False, name=None)) == spoken_of
+    marked = run.impressions.rename(columns={"rating": "stars"})
+    assert spoken_of <= set(marked[columns].itertuples(index=False, name=None))
+
+
+SOCIAL = {
+    **SMALL,
+    "days": 4,
+    "users": {"model": "llm", "count": 10},
+    "population": {"graph": "watts-strogatz", "degree": 4, "survey": 6},
+    "recommenders": ["popularity"],
+}
+ASKED = ("impressions", "turns", "sessions", "population", "opinions", "surveys")
+
+
+def conforming(request):
+    """Marks are the friends' mean as far as one was heard, else 1; everybody posts, and watches every other film."""
+    text = request.messages[-1]["content"].rpartition("\n\n")[2]
+    told = re.search(r"\(You heard of it from (?:a friend|\d friends): mark ([\d.]+) on average\.\)", text)
+    marks = np.eye(12)[1 + (round(float(told[1])) if told else 1 + request.key.user % 3)]
+    watch = (request.key.item % 2, 1 - request.key.item % 2)
+    return {"stars": marks, "watch": watch, "social": (0, 0, 1)}.get(request.key.purpose.partition("~")[0])
+
+
+@pytest.fixture
+def followers(world, monkeypatch):
+    """The scripted engine with users who give the marks that friends gave."""
+
+    class Conforming(world.ScriptedEngine):
+        config_class = Config
+
+        def __init__(self, config):
+            super().__init__(conforming)
+
+        def choose(self, requests):
+            CALLS["n"] += 1
+            if CALLS["kill_after"] is not None and CALLS["n"] > CALLS["kill_after"]:
+                raise KeyboardInterrupt
+            return super().choose(requests)
+
+    monkeypatch.setitem(engines._entries, "scripted", Conforming)
+
+
+def test_conformity_of_users_with_a_language_model_is_found(followers, tmp_path):
+    found = measure_conformity(load_run(run_scenario(load_scenario(SOCIAL), tmp_path / "run")))
+    assert found.outcomes["gap closed"] == pytest.approx(1.0, abs=0.1)  # marks are whole, means are not
+    deaf = load_run(run_scenario(load_scenario(SOCIAL, ["users.hears=false"]), tmp_path / "deaf"))
+    assert len(deaf.opinions) > 10
+    assert measure_conformity(deaf).outcomes["gap closed"] == 0.0
+
+
+def test_a_killed_population_of_users_with_a_language_model_goes_on(followers, tmp_path):
+    whole = load_run(run_scenario(load_scenario(SOCIAL), tmp_path / "whole"))
+    CALLS.update(n=0, kill_after=60)
+    with pytest.raises(KeyboardInterrupt):
+        run_scenario(load_scenario(SOCIAL), tmp_path / "killed")
+    CALLS.update(n=0, kill_after=None)
+    killed = load_run(run_scenario(load_scenario(SOCIAL), tmp_path / "killed", resume=True))
+    others = load_run(run_scenario(load_scenario(SOCIAL, ["batch_size=3"]), tmp_path / "batches"))
+    for name in ASKED:
+        keys = [k for k in ("day", "session", "turn", "user", "position", "item") if k in whole.table(name)]
+        tables = [run.table(name).sort_values(keys).reset_index(drop=True) for run in (whole, killed, others)]
+        assert len(tables[0])
+        pd.testing.assert_frame_equal(tables[0], tables[1])
+        pd.testing.assert_frame_equal(tables[0], tables[2])
+
+
+def test_words_are_shown_once_with_the_film_that_they_are_about(followers, tmp_path):
+    run = load_run(run_scenario(load_scenario(SOCIAL), tmp_path / "run"))
+    told = run.opinions.iloc[0]
+    day = tell_days(run, tell_person(run, ("popularity", 0), int(told["user"])), range(4))[int(told["day"])]
+    (own,) = [talk for talk in day.talks if talk.own]
+    title = run.items["title"].iloc[int(told["item"])]
+    assert own.text == f"You must see this one. ({title}: {told['stars']:g})"

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from recsim_env.errors import RecsimError, RunFolderError, ScenarioError, UnknownNameError
+from recsim_env.errors import RecsimError, RunFolderError, UnknownNameError
 from recsim_env.evaluation.bootstrap import over_seeds
 from recsim_env.experiments.studies.base import STUDIES, Arm, Claim, Measured, Panel, Study, get_study
 from recsim_env.experiments.studies.cold_start import exposure_by_age
 from recsim_env.experiments.studies.cold_start import measure as measure_cold_start
+from recsim_env.experiments.studies.conformity import asked_before_and_after, stars_and_opinions
 from recsim_env.experiments.studies.conformity import measure as measure_conformity
-from recsim_env.experiments.studies.conformity import stars_and_opinions
 from recsim_env.experiments.studies.diffusion import cascades, steps_and_roots
 from recsim_env.experiments.studies.diffusion import measure as measure_diffusion
 from recsim_env.experiments.studies.figure import plot
@@ -104,7 +104,7 @@ def told_run(conforming):
     shown = pd.DataFrame(
         {"user": [1, 1, 2, 0], "day": [2, 1, 2, 3], "item": [5, 5, 6, 5], "rating": star, "trace_expected_rating": own}
     )
-    return SimpleNamespace(opinions=said, friends=ties, table=lambda name, columns: shown)
+    return SimpleNamespace(opinions=said, friends=ties, surveys=[], table=lambda name, columns: shown)
 
 
 def test_opinions_count_when_they_were_heard_before():
@@ -324,12 +324,51 @@ def test_a_study_of_users_with_a_language_model(tmp_path):
     assert run.manifest["cells"][0]["engine"]["requests"]["choose"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conformity", "polarisation", "diffusion"])
-def test_studies_of_opinions_refuse_users_with_a_language_model(name, tmp_path):
-    able = "filter_bubble, popularity_loop, cold_start, realism"
-    with pytest.raises(ScenarioError, match=f"only behavioural users.*{able}"):
-        run_study(get_study(name), [0], tmp_path / "s", ["users.model=llm"])
-    assert not (tmp_path / "s").exists()
+def test_studies_of_friends_with_a_language_model(name, tmp_path):
+    study = get_study(name)
+    few = ["users.model=llm", "users.count=10", "days=3", "slate_size=4", "max_turns=2"]
+    found = json.loads((run_study(study, [0], tmp_path / "s", few) / "study.json").read_text())
+    for arm in study.arms:
+        assert found["arms"][arm.name]["overrides"] == list(arm.words or arm.overrides)
+    deaf = next(arm.name for arm in study.arms if arm.words)
+    run = load_run(tmp_path / "s" / "runs" / deaf / "seed0")
+    assert run.manifest["scenario"]["users"]["hears"] is False
+    assert len(run.surveys)
+    said = [claim for claim in found["claims"] if claim["mean"] is not None]
+    assert said, "something was measured"
+
+
+@pytest.mark.parametrize("name", ["conformity", "polarisation", "diffusion"])
+def test_arms_differ_for_users_with_a_language_model_too(name):
+    study = get_study(name)
+    arms = [arm.words if arm.words is not None else arm.overrides for arm in study.arms]
+    asked = [load_scenario(study.scenario, ["users.model=llm", *study.words, *arm]) for arm in arms]
+    assert len({scenario.fingerprint() for scenario in asked}) == len(arms)
+    assert not any(scenario.population.influences for scenario in asked)
+
+
+def test_what_is_asked_before_and_after_counts_on_the_first_evening_only():
+    """User 1 hears of film 5 on two evenings, of 6 never; user 2 is asked of nothing that it did not hear of."""
+    ties = pd.DataFrame({"user": [0, 1, 0, 2], "friend": [1, 0, 2, 0], "closeness": 1.0})
+    said = pd.DataFrame({"day": [1, 2], "user": 0, "to": [-1, -1], "item": [5, 5], "stars": [9.0, 3.0], "valence": 1.0})
+    asked = pd.DataFrame(
+        {
+            "day": [-1, 1, 1, 1, 2],
+            "user": [1, 1, 1, 2, 1],
+            "item": [7, 5, 6, 5, 5],
+            "heard": [0, 1, 0, 1, 1],
+            "trace_before": [np.nan, 5.0, 4.0, 5.0, 7.0],
+            "trace_mark": [3.0, 7.5, 4.5, 6.0, 5.0],
+        }
+    )
+    run = SimpleNamespace(opinions=said, friends=ties, surveys=asked)
+    found = asked_before_and_after(run)
+    assert found["n"].tolist() == [1, 0]
+    assert found["own"].tolist() == [5.0, 4.0]
+    assert found["star"].tolist() == [7.0, 4.0]  # half a star came of hearing as such
+    assert found["friends"].iloc[0] == 9.0
 
 
 @pytest.mark.slow
