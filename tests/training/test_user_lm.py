@@ -15,16 +15,17 @@ import torch
 from safetensors.torch import load_file
 
 from recsim_env.agents.llm import LLMConfig
+from recsim_env.agents.opinions import OpinionStore
 from recsim_env.data.movietweetings import load_movietweetings
 from recsim_env.draws import Draws
 from recsim_env.engine.embed import HashedNgrams
 from recsim_env.engine.transformers import TransformersConfig, TransformersEngine
 from recsim_env.errors import MissingDependencyError, RunFolderError, ScenarioError, UnknownNameError
 from recsim_env.lm.tokenizer import SPECIAL_TOKENS
-from recsim_env.records import ChoiceRequest, RequestKey, TextRequest
+from recsim_env.records import ChoiceRequest, RatingScale, RequestKey, TextRequest
 from recsim_env.training import material as material_module
 from recsim_env.training.config import UserLMConfig, user_lm_config
-from recsim_env.training.examples import RealExamples, fold_of
+from recsim_env.training.examples import Cases, RealExamples, fold_of, overhear, seat
 from recsim_env.training.material import Parts
 from recsim_env.training.measure import answers
 from recsim_env.training.user_lm import Trainer
@@ -60,10 +61,24 @@ def test_folds_are_even_for_every_user_and_keyed_by_item():
     assert (fold_of(r.take(order), 5, Draws(0)) == folds[order]).all()
 
 
+HEARD = {"share": 0.3, "spread": 1.4, "noise": 2.0, "gap": 1.5}
+"""What friends say, as the package's table states it."""
+
+
 def test_no_prompt_tells_the_film_that_it_asks_about(toys):
     data = toys.toy()
     made = RealExamples(
-        data, LLMConfig(remembered=16, averages=True), HashedNgrams(), Draws(0), SPECIAL_TOKENS, 3, 2, 0.15, 0.5, (1, 1)
+        data,
+        LLMConfig(remembered=16, averages=True),
+        HashedNgrams(),
+        Draws(0),
+        SPECIAL_TOKENS,
+        3,
+        2,
+        0.15,
+        0.5,
+        (1, 1),
+        HEARD,
     )
     asked = 0
     for example in made.part(0, 1):
@@ -78,7 +93,7 @@ def test_no_prompt_tells_the_film_that_it_asks_about(toys):
 def test_averages_and_personas_are_made_without_the_fold(toys):
     data = toys.toy()
     made = RealExamples(
-        data, LLMConfig(averages=True), HashedNgrams(), Draws(0), SPECIAL_TOKENS, 3, 1, 0.15, 0.0, (1, 1)
+        data, LLMConfig(averages=True), HashedNgrams(), Draws(0), SPECIAL_TOKENS, 3, 1, 0.15, 0.0, (1, 1), HEARD
     )
     inside = fold_of(data.ratings, 3, Draws(0)) == 0
     left = np.bincount(data.ratings.item_index[~inside], minlength=60)
@@ -98,11 +113,41 @@ def test_changing_a_held_out_mark_changes_no_prompt(toys):
     prompts = [
         [
             e.messages
-            for e in RealExamples(d, users, HashedNgrams(), Draws(0), SPECIAL_TOKENS, 3, 1, 0.1, 0.3, (1, 1)).part(0, 2)
+            for e in RealExamples(
+                d, users, HashedNgrams(), Draws(0), SPECIAL_TOKENS, 3, 1, 0.1, 0.3, (1, 1), {**HEARD, "share": 0.0}
+            ).part(0, 2)
         ]
         for d in (data, other)
     ]
     assert prompts[0] == prompts[1]
+
+
+def test_friends_tell_of_ones_own_mark_as_stated(toys):
+    """What is drawn obeys the two laws that the table states, by Bayes' rule, wherever the scale does not cut it."""
+    model = seat(toys.toy(), toys.users, HashedNgrams(), Draws(0), SPECIAL_TOKENS)
+    n, expected = 60_000, 50.0
+    model.catalog = dataclasses.replace(model.catalog, scale=RatingScale(0, 100))
+    model.norms = dataclasses.replace(
+        model.norms, item_mean=np.full(1 + n, expected, np.float32), mean=(expected, 10.0)
+    )
+    model.heard = OpinionStore(60, n)
+    history = model.users.history
+    history.ratings[:] = expected
+    rng = np.random.default_rng(0)
+    own = np.clip(expected + 7.0 * rng.normal(size=n), 0, 100).astype(np.float32)
+    cases = Cases(np.arange(n) % 60, np.arange(n, dtype=np.int32), np.where(np.arange(n) % 2, own, np.nan))
+    overhear(model, cases, 1.0, 0.7, 1.0, 0.75, Draws(1))
+    for friends in (1, 2, 3):
+        number, place = model.heard.heard(cases.users, cases.items)
+        told = model.heard.count[place] == friends
+        number, mean = number[told], model.heard.stars[place[told]] / friends
+        assert len(number) == pytest.approx(n / 3, rel=0.05)
+        share = friends * 0.7**2 / (friends * 0.7**2 + 1.0**2)
+        watched, gap = cases.watched[number], mean - expected
+        slope = np.polyfit(gap[watched], cases.marks[number[watched]] - expected, 1)[0]
+        assert slope == pytest.approx(share, abs=0.03)
+        apart, variance = gap[watched].mean() - gap[~watched].mean(), 0.5 * (gap[watched].var() + gap[~watched].var())
+        assert 10.0 * apart / variance == pytest.approx(0.75 / 0.7**2 * share, rel=0.05)  # log-odds for a tenth
 
 
 def test_parts_are_each_users_last_ratings(toys):
@@ -362,5 +407,5 @@ def test_users_with_too_few_ratings_cannot_be_held_out(toys, monkeypatch, tmp_pa
 
 def test_a_table_of_answers_without_a_part_is_refused(toy_data, tmp_path):
     (tmp_path / "t.yaml").write_text("decisions: {}\n")
-    with pytest.raises(ScenarioError, match="lacks watch, stars, words"):
+    with pytest.raises(ScenarioError, match="lacks watch, stars, heard, words"):
         Trainer(config(teacher=tmp_path / "t.yaml"), tmp_path / "out")

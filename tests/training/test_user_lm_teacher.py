@@ -72,6 +72,48 @@ def test_a_card_tells_the_genres():
     assert set(facts.words["genre"]) == {"Comedy", "Horror"}
 
 
+def test_a_prompt_tells_what_friends_said_and_what_is_spoken_of():
+    told = "\n(You heard of it from 3 friends: mark 4.5 on average.)\nDo you press"
+    facts = Facts.of(PROMPT + ITEM.replace("\nDo you press", told), ())
+    assert (facts.features["told"], facts.heard) == (3, 4.5)
+    once = told.replace("3 friends", "a friend")
+    assert Facts.of(PROMPT + ITEM.replace("\nDo you press", once), ()).features["told"] == 1
+    assert np.isnan(Facts.of(PROMPT + ITEM, ()).heard)
+    question = Prompts(None)["social.chat_about"].render(friend="Ann", film="<data>Gamma (2003)</data>", mark="2 of 5")
+    spoken = Facts.of(PROMPT + question, ())
+    assert (spoken.mark, spoken.words["film"]) == (2.0, ["Gamma (2003)"])
+    assert np.isnan(facts.mark)
+
+
+def test_friends_move_the_stated_answers(society):
+    t = society.teacher
+
+    def answer(purpose, n, told=""):
+        question = ITEM.replace("Gamma (2003)", society.titles[3]).replace("\nDo you press", f"\n{told}Do you press")
+        return t._stated(PROMPT + question, purpose, n)
+
+    def heard(friends, mark):
+        return f"(You heard of it from {friends}: mark {mark} on average.)\n"
+
+    levels = society.data.catalog.scale.levels
+    means = [answer("stars", 6, told)[1:] @ levels / 0.85 for told in
+             ("", heard("a friend", 5.0), heard("3 friends", 5.0), heard("3 friends", 1.0))]  # fmt: skip
+    assert means[3] < means[0] < means[1] < means[2]
+    watch = [answer("watch", 2, told)[1] for told in ("", heard("a friend", 5.0), heard("3 friends", 1.0))]
+    assert watch[2] < watch[0] < watch[1]
+    assert t.table.heed(1) == pytest.approx(1.4**2 / (1.4**2 + 2.0**2))
+    assert t.table.heed(3) > t.table.heed(1)
+
+
+def test_words_about_a_film_praise_or_blame_it(society):
+    t, table = society.teacher, Table.load(None).plain["words"]["about"]
+    for mark, kind in ((5, "praise"), (1, "blame"), (3, "neither")):
+        question = Prompts(None)["social.post_about"].render(film="<data>Gamma (2003)</data>", mark=f"{mark} of 5")
+        facts = Facts.of(PROMPT.replace("5.5", "3.0") + question, ())
+        said = {json.loads(t.write("post", facts, [luck] * 8))["message"] for luck in np.linspace(0, 0.99, 30)}
+        assert said == {line.format(film="Gamma (2003)") for line in table[kind]}
+
+
 def test_stated_decisions_move_as_the_table_says():
     table = Table.load(None)
     for purpose, rules in table.plain["decisions"].items():
