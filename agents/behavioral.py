@@ -221,6 +221,11 @@ class BehavioralUsers(UserModel):
             return Opinions.none()
         return self.influence.exchange(day, rows, rows + (self._life[rows] << 40))
 
+    def notice(self, day: int, items: IntArray) -> None:
+        """What most users watch draws them."""
+        if self.influence is not None:
+            self.influence.notice(items)
+
     def hear(self, day: int, said: Sequence[Utterance], told: Opinions) -> None:
         """Opinions move those who hear them."""
         if self.influence is not None:

@@ -55,6 +55,7 @@ class Influence:
         self._pull = (category_weights(catalog) - usual_categories(catalog)).astype(np.float32)
         n = len(affinity)
         self.opinions = OpinionStore(n, catalog.n_items)
+        self._talked_of = np.zeros(catalog.n_items + 1, np.bool_)  # the list of what most users watch
         self.topics = Topics(n)
         self._tip = np.full(n, -1, np.int64)  # what each user has heard praised most since it last took a tip
         self._praise = np.zeros(n, np.float32)
@@ -71,17 +72,24 @@ class Influence:
         return valence_of(stars, self._mean, self._scale)
 
     def sway(self, rows: IntArray, items: IntArray, log_odds: FloatArray) -> None:
-        """Moves the log-odds of clicks by what users have heard of the items, in place.
+        """Moves the log-odds of clicks by what users have heard of the items from friends and everybody, in place.
 
         Args:
             rows: int (n,), users.
             items: int (n, K), item indices.
             log_odds: float32 (n, K).
         """
+        if self.section.buzz:
+            log_odds += np.float32(self.section.buzz) * self._talked_of.take(items)
         if self.section.sway and len(self.opinions):
             hit, place = self.opinions.heard(np.repeat(rows, items.shape[1]), items.ravel())
             praise = np.clip(self.opinions.valence[place], -MOST, MOST)
             log_odds.reshape(-1)[hit] += (self.section.sway * praise).astype(np.float32)
+
+    def notice(self, items: IntArray) -> None:
+        """Takes in what most users watched of late, int (n,)."""
+        self._talked_of[:] = False
+        self._talked_of[items] = True
 
     def conform(self, rows: IntArray, items: IntArray, score: FloatArray) -> FloatArray:
         """Latent scores as marks are given by: each opinion heard closes a share of the gap to the friends' mean.

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from recsim_env.agents.actions import star_options
 from recsim_env.agents.asking import Asker
-from recsim_env.agents.events import SPOKEN, VISIT, page_events, past_events
+from recsim_env.agents.events import HEARD, SPOKEN, VISIT, page_events, past_events
 from recsim_env.agents.judging import (
     judging_asks,
     listing_asks,
@@ -112,6 +112,8 @@ class LLMConfig(Config):
     """Change of its log-odds per standard deviation of (log) activity."""
 
 
+NOTICED = 5
+"""Titles of the list of what most users watch that one remembers."""
 _STATE = ("life", "mindset", "start", "spoke", "goal", "open", "day", "pages", "watched", "news")
 
 
@@ -160,6 +162,7 @@ class LLMUsers(UserModel):
         n = users.n_users
         self.memory = Memory(n, c.memory, self.embedder)
         self.heard = OpinionStore(n, self.catalog.n_items)
+        self._talk_of_the_day = ""
         self._life = np.zeros(n, np.int64)
         self._mindset, self._start = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
         self._spoke, self._open = np.empty(n, np.bool_), np.empty(n, np.bool_)
@@ -308,6 +311,10 @@ class LLMUsers(UserModel):
         if not rows.size:
             return
         self._close(rows[self._open[rows]])  # cut off by the longest session
+        if self._talk_of_the_day:
+            first = obs.session[fresh] == 0
+            news = [self._talk_of_the_day] * int(first.sum())
+            self.memory.add(rows[first], news, np.full(len(news), HEARD, np.float32), day[first])
         self.memory.forget(rows, day)
         self._mindset[rows] *= np.array(OVERNIGHT, np.float32)
         self._start[rows] = self._mindset[rows]
@@ -468,6 +475,10 @@ class LLMUsers(UserModel):
     def exchange(self, day: int, rows: IntArray, said: Sequence[Utterance]) -> Opinions:
         """What is said of films."""
         return Opinions.none() if self.social is None else self.social.opinions(said)
+
+    def notice(self, day: int, items: IntArray) -> None:
+        """What most users watch stands in the memory of whoever opens the app, once a day."""
+        self._talk_of_the_day = f"Many people watch {self.cards.titles(items[:NOTICED].tolist())}" if len(items) else ""
 
     def hear(self, day: int, said: Sequence[Utterance], told: Opinions) -> None:
         """Words enter memory, the speakers' too; what is said of films comes to mind where they are seen."""

@@ -293,7 +293,7 @@ class UserModel(ABC):
         if friends is not None or section.influences:
             raise ScenarioError(
                 f"population: users of {type(self).__name__} neither talk nor change. Leave graph, sway, conformity, "
-                "curiosity and drift out, or choose another users.model."
+                "curiosity, drift and buzz out, or choose another users.model."
             )
 
     def exchange(self, day: int, rows: IntArray, said: Sequence[Utterance]) -> Opinions:
@@ -305,6 +305,15 @@ class UserModel(ABC):
             said: Their words, from :meth:`end_of_day`.
         """
         return Opinions.none()
+
+    def notice(self, day: int, items: IntArray) -> None:
+        """Everybody hears in the morning what most users watched of late; default does nothing.
+
+        Args:
+            day: The day that begins.
+            items: int64 (n,), the most watched first; empty where there is no such list yet.
+        """
+        return None
 
     def hear(self, day: int, said: Sequence[Utterance], told: Opinions) -> None:
         """Words and opinions reach those whom they are for, before the next day; default does nothing.

@@ -19,7 +19,7 @@ import mesa
 import numpy as np
 
 from recsim_env.interfaces import Opinions, Utterance
-from recsim_env.records import BoolArray, FloatArray, IntArray
+from recsim_env.records import BoolArray, Feedback, FloatArray, IntArray, SlateBatch
 from recsim_env.rundir import CellWriter
 from recsim_env.scenario import PopulationSection
 from recsim_env.simulator import Simulator
@@ -70,6 +70,7 @@ class Population(mesa.Model):  # type: ignore[misc]
         day: The day that is lived, -1 before the first; counted here, not by Mesa.
         member: bool (U,), is a user of the service now.
         collector: Mesa's data collector, one entry per day.
+        trending: int64 (n, 2), items that were watched most of late and how often, the most watched first.
     """
 
     def __init__(self, simulator: Simulator, section: PopulationSection) -> None:
@@ -81,6 +82,8 @@ class Population(mesa.Model):  # type: ignore[misc]
         self.member = np.zeros(n, np.bool_)
         self._handles: dict[int, User] = {}
         self._praising = np.zeros(n, np.bool_)
+        self._watched = np.zeros((section.trend_days, simulator.catalog.n_items), np.int64)
+        self.trending = np.empty((0, 2), np.int64)
         order = self.draws.permutation("members", n)
         first = max(1, round(section.members * n))
         self._waiting = order[first:]  # in the order in which they would arrive
@@ -109,6 +112,8 @@ class Population(mesa.Model):  # type: ignore[misc]
         """A morning: the day counter moves on, and newcomers join."""
         self.day += 1
         self.new = 0
+        if self.section.trends:
+            self.minds.notice(self.day, self.trending[:, 0])
         if self.day:
             newcomers = self._newcomers()
             self.calendar.joined[newcomers] = self.day
@@ -120,6 +125,20 @@ class Population(mesa.Model):  # type: ignore[misc]
         assert day == self.day + 1, "days are lived one after another"
         self.step()
         return np.flatnonzero(self.member)
+
+    def see(self, slate: SlateBatch, feedback: Feedback) -> None:
+        """Counts what was watched on one page of some users."""
+        if self.section.trends:
+            watched = np.bincount(slate.items[feedback.clicked], minlength=self._watched.shape[1])
+            self._watched[self.day % self.section.trend_days] += watched
+
+    def _count_trends(self) -> None:
+        """The list of what was watched most in the last ``trend_days`` days; of equals the first in the catalogue."""
+        total = self._watched.sum(axis=0)
+        top = np.argsort(-total, kind="stable")[: self.section.trends]
+        top = top[total[top] > 0]
+        self.trending = np.column_stack([top, total[top]])
+        self._watched[(self.day + 1) % self.section.trend_days] = 0  # tomorrow's
 
     def evening(
         self, came: IntArray, said: Sequence[Utterance] = (), writer: CellWriter | None = None
@@ -146,6 +165,8 @@ class Population(mesa.Model):  # type: ignore[misc]
         self._leave(np.flatnonzero(self.member & self.calendar.churned))
         self._praising[:] = False
         self._praising[came] = (self.calendar.satisfaction[came] > 0) & self.member[came]
+        if self.section.trends:
+            self._count_trends()
         self.collector.collect(self)
         if writer is not None and self.day >= writer.committed_days:
             counts = {name: values[-1] for name, values in self.collector.model_vars.items()}
@@ -153,6 +174,9 @@ class Population(mesa.Model):  # type: ignore[misc]
             if len(told.user):
                 columns = {name: getattr(told, name) for name in ("user", "to", "item", "stars", "valence")}
                 writer.add("opinions", len(told.user), {"day": self.day, **columns})
+            if len(self.trending):
+                columns = {"rank": np.arange(1, len(self.trending) + 1), "item": self.trending[:, 0]}
+                writer.add("trends", len(self.trending), {"day": self.day, **columns, "watched": self.trending[:, 1]})
             self._write_answers(writer, answers)
         return told
 

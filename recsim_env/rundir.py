@@ -12,6 +12,7 @@
     population.parquet/    one row per day of a population
     friends.parquet/       who knows whom in it        opinions.parquet/  what users told each other of items
     surveys.parquet/       what users answered when they were asked, hidden from recommenders
+    trends.parquet/        what was watched most of late, every evening
     creators.parquet/      one row per creator and day releases.parquet/  which item came out when
     messages.jsonl         what was said, both ways
     replies.sqlite         stored replies, where something cannot be repeated
@@ -93,6 +94,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         _CELL,
         [("day", pa.int32()), ("user", pa.int64()), ("to", pa.int64()), ("item", pa.int32())],
         [("stars", pa.float32()), ("valence", pa.float32())],
+    ),
+    "trends": _schema(
+        _CELL, [("day", pa.int32()), ("rank", pa.int32()), ("item", pa.int32()), ("watched", pa.int64())]
     ),
     "surveys": _schema(
         _CELL,
@@ -554,6 +558,11 @@ class Run:
     def opinions(self) -> pd.DataFrame:
         """What behavioural users told each other of items; ``to`` is -1 where all acquaintances heard it."""
         return self.table("opinions")
+
+    @property
+    def trends(self) -> pd.DataFrame:
+        """What was watched most of late, every evening (``population.trends``)."""
+        return self.table("trends")
 
     @property
     def surveys(self) -> pd.DataFrame:

@@ -308,8 +308,9 @@ def _run_cell(
                         slate = stored_slate(store, label, seed, obs, lambda o: simulator.serve(recommender, o))
                     outcome = simulator.react(obs, slate)
                     recommender.observe(obs, slate, outcome.feedback)
-                    if creators is not None:
-                        creators.see(slate, outcome.feedback)
+                    for society in (population, creators):
+                        if society is not None:
+                            society.see(slate, outcome.feedback)
                     sessions.add(obs, outcome)
                     if day >= writer.committed_days:
                         _write_turn(writer, obs, slate, outcome, obs.candidates if scenario.candidates else None)

@@ -182,6 +182,12 @@ class PopulationSection(Section):
     drift: float = Field(default=0.0, ge=0)
     """How far one liked item, or one opinion heard, moves a user's genre affinity (behavioural users)."""
 
+    trends: int = Field(default=0, ge=0)
+    """Items of the list of what most users watched of late, which everybody hears of in the morning; 0 is no list."""
+    trend_days: int = Field(default=3, ge=1)
+    """Days before the morning that the list counts."""
+    buzz: float = Field(default=0.0, ge=0)
+    """Log-odds of a click on an item of that list (behavioural users)."""
     survey: int = Field(default=0, ge=0)
     """Films that every user is asked about in the evening, hidden from recommenders, to see tastes and opinions of
     users with a language model; and as many of those spoken of, before it hears and after. 0 asks nobody."""
@@ -201,6 +207,8 @@ class PopulationSection(Section):
             raise ValueError(f"chat ({self.chat}) and post ({self.post}) must not add up to more than 1")
         if self.graph == "none" and (self.word_of_mouth or self.shuffled):
             raise ValueError("word_of_mouth and shuffled need a graph of acquaintances (population.graph)")
+        if self.buzz and not self.trends:
+            raise ValueError("buzz needs a list of what most users watch: set trends to its length, such as 10")
         return self
 
     @property
@@ -216,7 +224,7 @@ class PopulationSection(Section):
     @property
     def influences(self) -> list[str]:
         """Settings by which users move each other or themselves, as far as they are set."""
-        return [name for name in ("sway", "conformity", "curiosity", "drift") if getattr(self, name)]
+        return [name for name in ("sway", "conformity", "curiosity", "drift", "buzz") if getattr(self, name)]
 
 
 class CreatorsSection(Section):

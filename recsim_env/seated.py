@@ -149,6 +149,10 @@ class SeatedUsers(UserModel):
         """Opinions of those who came today as simulated users."""
         return self.model.exchange(day, self._simulated(day, rows), said)
 
+    def notice(self, day: int, items: IntArray) -> None:
+        """Everybody hears what most users watch."""
+        self.model.notice(day, items)
+
     def hear(self, day: int, said: Sequence[Utterance], told: Opinions) -> None:
         """Everybody hears what is for it."""
         self.model.hear(day, said, told)

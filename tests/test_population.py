@@ -35,6 +35,7 @@ SMALL = {
 SOCIAL = {
     "graph": "homophilous", "degree": 6, "members": 0.5, "arrivals": 1.5, "word_of_mouth": 0.05, "chat": 0.5,
     "post": 0.4, "sway": 1.0, "conformity": 0.3, "curiosity": 0.8, "drift": 0.2,
+    "trends": 5, "buzz": 0.5, "trend_days": 2,
 }  # fmt: skip
 KEYS = ["recommender", "seed", "day", "session", "turn", "user", "friend", "position"]
 
@@ -107,6 +108,31 @@ def test_speakers_tell_of_what_they_watched_to_those_they_know(social):
     assert told["valence"].between(-1, 1).all()
 
 
+def test_trends_are_what_was_watched_most_in_the_last_days(social):
+    run = load_run(social)
+    shown = run.impressions
+    watched = shown[shown["clicked"]]
+    for day, told in run.trends.groupby("day"):
+        count = watched[watched["day"].between(day - 1, day)].groupby("item").size()
+        top = count.sort_index().sort_values(ascending=False, kind="stable").head(5)
+        assert told.sort_values("rank")["item"].tolist() == top.index.tolist()
+        assert told.sort_values("rank")["watched"].tolist() == top.tolist()
+    assert set(run.trends["day"]) == set(range(6))
+
+
+def test_buzz_draws_to_the_list_of_this_morning(make_world):
+    world = make_world(population={"trends": 3, "buzz": 2.0})
+    simulator = world.simulator(0)
+    minds, rows, items = simulator.model, np.array([0, 1, 1]), np.array([4, 4, 5])
+    before = minds.judge(rows, items).log_odds
+    minds.notice(0, np.array([4, 7]))
+    np.testing.assert_allclose(minds.judge(rows, items).log_odds - before, [2, 2, 0], atol=1e-5)
+    minds.notice(1, np.array([7]))
+    np.testing.assert_array_equal(minds.judge(rows, items).log_odds, before)
+    with pytest.raises(ScenarioError, match="buzz needs a list"):
+        load_scenario(SMALL, ["population.buzz=1"])
+
+
 def test_watching_a_user_shows_what_it_told_and_heard(social):
     run, cell = load_run(social), ("item-knn", 0)
     told, ties = run.opinions, set(run.friends[["user", "friend"]].itertuples(index=False, name=None))
@@ -158,9 +184,9 @@ def test_friends_without_sway_are_no_friends(tmp_path):
         pd.testing.assert_frame_equal(alone[name], told[name], check_exact=True)
 
 
-@pytest.mark.parametrize("influence", ["sway", "conformity", "drift"])
+@pytest.mark.parametrize("influence", ["sway", "conformity", "drift", "buzz"])
 def test_every_influence_changes_something(tmp_path, influence):
-    off = {"sway": 0.0, "conformity": 0.0, "drift": 0.0}
+    off = {"sway": 0.0, "conformity": 0.0, "drift": 0.0, "buzz": 0.0}
     a = tables(run_scenario(scenario(**off), tmp_path / "off"))
     b = tables(run_scenario(scenario(**{**off, influence: 0.9}), tmp_path / "on"))
     assert not a["impressions"].equals(b["impressions"])

@@ -161,3 +161,17 @@ def test_the_graph_of_a_population_reaches_users_with_a_language_model(world, fr
     both = world.seat(6, graph=friends)
     with pytest.raises(ScenarioError, match="Name one of them"):
         both.model.join(PopulationSection(), graph)
+
+
+def test_what_most_users_watch_is_remembered_once_a_day(world):
+    w = world.seat(3, engine=world.ScriptedEngine(world.say(watch=(1, 0), next=(1, 0, 0, 0))))
+    w.model.notice(0, np.array([7, 2]))
+    for session in range(2):
+        w.visible.open(w.rows[:2], 0, session)
+        w.model.react(w.visible.observe(w.rows[:2]), world.random_slates(2))
+    told = "Many people watch <data>Title number 7 (2000); Title number 2 (2000)</data>"
+    assert [w.model.memory.recent(row).count(told) for row in range(3)] == [1, 1, 0]
+    w.model.notice(1, np.array([], np.int64))
+    w.visible.open(w.rows, 1, 0)
+    w.model.react(w.visible.observe(w.rows), world.random_slates(3))
+    assert told not in w.model.memory.recent(2)
