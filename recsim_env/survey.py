@@ -46,13 +46,15 @@ class Survey:
         """Asks everybody about the panel.
 
         Returns:
-            Log-odds of watching, float32 (U, P), and the answers as columns of ``surveys.parquet``.
+            Tastes float32 (U, P), log-odds of watching less each user's mean (who watches more likes nothing better),
+            and the answers as columns of ``surveys.parquet``.
         """
         users, items = np.repeat(self._users, len(self.panel)), np.tile(self.panel, len(self._users))
         said = self.minds.judge(users, items)
         unknown, unheard = np.full(len(users), np.nan), np.zeros(len(users), np.int64)
         answers = _columns(users, items, unheard, unknown, said.log_odds, said.marks @ self._levels)
-        return said.log_odds.reshape(len(self._users), -1), answers
+        log_odds = said.log_odds.reshape(len(self._users), -1)
+        return log_odds - log_odds.mean(axis=1, keepdims=True), answers
 
     def opinions(
         self, day: int, told: Opinions, friends: Graph | None, hear: Callable[[], None]
