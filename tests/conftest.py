@@ -9,17 +9,36 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recsim_env.build import World
 from recsim_env.records import Catalog, Dataset, Ratings, RatingScale
 from recsim_env.registration import register
+from recsim_env.rundir import SCHEMAS, load_run
 from recsim_env.scenario import load_scenario
+
+KEYS = ("recommender", "seed", "day", "session", "turn", "user", "position", "creator", "rank", "friend", "item")
+
+
+@pytest.fixture(scope="session")
+def assert_same_runs():
+    """Compares the rows of two run folders, whatever parts they were written in: all tables, up to 1e-6."""
+
+    def check(one: Path, other: Path, names: Iterable[str] = tuple(SCHEMAS), atol: float = 1e-6) -> None:
+        runs = load_run(one), load_run(other)
+        for name in names:
+            frames = [run.table(name) for run in runs]
+            keys = [key for key in KEYS if key in frames[0]]
+            a, b = (frame.sort_values(keys, kind="stable").reset_index(drop=True) for frame in frames)
+            pd.testing.assert_frame_equal(a, b, rtol=0, atol=atol, check_categorical=False)
+
+    return check
 
 
 @pytest.fixture(scope="session")
