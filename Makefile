@@ -9,8 +9,7 @@ DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 # Six recommenders on behavioural users, two on a society of language-model users, both in one report.
 demo: .venv/core
 	$(BIN)/recsim-env run quickstart --no-report --out $(DEMO)/behavioural
-	$(BIN)/recsim-env run llm_quickstart --no-report --out $(DEMO)/society \
-		--set users.count=40 --set 'recommenders=[popularity, item-knn]'
+	$(BIN)/recsim-env run society --no-report --out $(DEMO)/society
 	$(BIN)/recsim-env report $(DEMO)/behavioural $(DEMO)/society --out $(DEMO)/report.html
 
 # A test process for every core, up to four, with one thread each; a file's tests stay together, for what they share.

@@ -20,8 +20,8 @@ LIMITS = """\
 - It is a user of **this** data set: it knows its films by their titles and its people by their marks. On other films it
   has little to go by (see the row "titles spelled"), on other scales or languages nothing.
 - What no data shows (goals, how much of a film is watched, likes, shares, comments, when to leave, moods, boredom,
-  chats) and every sentence it writes come from **stated templates**, not from people: user_lm_teacher.yaml. Conclusions
-  about these are conclusions about the assumptions.
+  chats, what friends' marks do) and every sentence it writes come from **stated templates**, not from people:
+  user_lm_teacher.yaml. Conclusions about these are conclusions about the assumptions.
 - "Watch" means: one of the films that this person rated, against films drawn at random. It is not a click on a page.
 - It follows no instructions beyond the prompts it was trained on, and has no knowledge of the world."""
 
