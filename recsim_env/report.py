@@ -24,8 +24,9 @@ from recsim_env.evaluation.said import message_counts, sample_messages
 from recsim_env.evaluation.society import CREATORS, POPULATION, Topic
 from recsim_env.evaluation.summary import METRICS, Evaluation, evaluate
 from recsim_env.evaluation.tables import RunTables
+from recsim_env.evaluation.trends import last_trends
 from recsim_env.report_engine import language_model
-from recsim_env.report_parts import banner, facts, messages, metric_table, said, sessions
+from recsim_env.report_parts import banner, facts, messages, metric_table, said, sessions, trend_table
 
 CAPTIONS = {
     "engagement": "Clicks per page on that day, of the users who came, with a 95 % band over users. A line that falls "
@@ -162,6 +163,9 @@ def _sections(views: list[_View], figures: Mapping[str, Path], title: str, plots
     yield "</div>"
     for name, topic in TOPICS.items():
         yield _topic_section(views, name, topic, plots_folder)
+        if topic is POPULATION:
+            for view in views:
+                yield trend_table(last_trends(view.run, view.evaluation.world), view.of_run)
     for view in views:
         yield f"<h2>Sessions{view.of_run}, page by page</h2>"
         yield sessions(tell_stories(view.run, view.evaluation.world))

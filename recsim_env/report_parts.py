@@ -12,6 +12,7 @@ import pandas as pd
 from recsim_env.evaluation.said import Said
 from recsim_env.evaluation.story import Page, Shown, Story
 from recsim_env.evaluation.summary import Metric
+from recsim_env.evaluation.trends import Trends
 from recsim_env.records import MessageKind, NextAction
 
 _ACTIONS = {
@@ -229,3 +230,38 @@ def _cell(row: pd.Series[Any], metric: Metric, difference: bool) -> str:
         mark, kind = ("▲ " if value > 0 else "▼ "), ' class="clear"'
     text = f"{mark}{value:{sign}.{metric.digits}f}<small>{interval}</small>".replace("-", "−")
     return f"<td{kind}>{text}</td>"
+
+
+def trend_table(lists: Sequence[Trends], of_run: str = "") -> str:
+    """What was watched most of late under each recommender, "" without any; ``of_run`` as in :func:`messages`."""
+    if not lists:
+        return ""
+    head = "".join(f'<th class="text">{escape(one.cell[0])}<small>seed {one.cell[1]}</small></th>' for one in lists)
+    rows = "".join(
+        f"<tr><td>{rank + 1}</td>{''.join(_trend(one, rank) for one in lists)}</tr>"
+        for rank in range(max(1, *(len(one.titles) for one in lists)))
+    )
+    head = f'<table class="counts"><thead><tr><th>Rank</th>{head}</tr></thead>'
+    day, counted = lists[0].day, lists[0].counted
+    stay = ""
+    if day:
+        stay = (
+            " The table above has the share of an evening's titles that were on the list the evening before, too; mean "
+            "over evenings."
+        )
+        if counted > 1:
+            stay += f" Lists of successive evenings share {counted - 1} of {counted} days, so some titles stay anyway."
+    when = f"the last {counted} days" if counted > 1 else "that day"
+    return (
+        f"<h3>Watched most of late{of_run}</h3>\n"
+        f'<div class="wide">{head}<tbody>{rows}</tbody></table></div>\n'
+        f'<p class="soft">What was watched most in {when}, and how often: the top of the list on the evening of day '
+        f"{day}, the last one, under the first seed.{stay}</p>"
+    )
+
+
+def _trend(one: Trends, rank: int) -> str:
+    if rank >= len(one.titles):
+        return '<td class="text">–</td>'
+    title, watched = one.titles[rank]
+    return f'<td class="text">{escape(title)}<small>watched {watched:,} ×</small></td>'

@@ -15,6 +15,7 @@ from recsim_env.evaluation.beyond_accuracy import gini
 from recsim_env.evaluation.bootstrap import over_seeds
 from recsim_env.evaluation.summary import Metric
 from recsim_env.evaluation.tables import Cell, RunTables, World, split_by_cell
+from recsim_env.evaluation.trends import kept_share
 from recsim_env.records import FloatArray
 
 
@@ -36,19 +37,23 @@ class Topic:
     def tables(self, run: RunTables, world: World) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The panels by day and the totals of each recommender, both empty where the run has no such rows.
 
+        Totals that are unknown throughout are left out.
+
         Returns:
             ``recommender, day``, and for each panel and total respectively a column of its name, ``<name>_low`` and
             ``<name>_high``: means over seeds with intervals, which are NaN with one seed. The second frame's index is
             the recommender.
         """
         found = self.read(run, world)
+        names = [total.name for total in self.totals]
+        known = [name for name in names if any(np.isfinite(values[name]) for values in found.values())]
         days, totals = [], {}
         for name in world.recommenders:
             cells = [values for (recommender, _), values in found.items() if recommender == name]
             if cells:
                 by_day = {"recommender": name, "day": np.arange(world.n_days)}
                 days.append(pd.DataFrame(by_day | _intervals(cells, self.panels, world)))
-                whole = _intervals(cells, [total.name for total in self.totals], world)
+                whole = _intervals(cells, known, world)
                 totals[name] = {key: float(value) for key, value in whole.items()}
         frame = pd.concat(days, ignore_index=True) if days else pd.DataFrame(columns=["recommender", "day"])
         return frame, pd.DataFrame.from_dict(totals, orient="index")
@@ -62,7 +67,7 @@ def _limits(world: World) -> dict[str, tuple[float, float]]:
     """Least and most that a figure can be, where it is more than not negative; intervals end there."""
     users, items = float(world.n_users), float(world.n_items)
     return {
-        **dict.fromkeys(("came", "active", "active at the end", "gini"), (0.0, 1.0)),
+        **dict.fromkeys(("came", "active", "active at the end", "gini", "kept"), (0.0, 1.0)),
         **dict.fromkeys(("members", "members at the end", "newcomers", "stopped"), (0.0, users)),
         **dict.fromkeys(("items", "new"), (0.0, items)),
         "divide": (-np.inf, np.inf),
@@ -81,11 +86,15 @@ def _intervals(cells: list[dict[str, FloatArray]], names: Iterable[str], world: 
 
 
 def _population(run: RunTables, world: World) -> dict[Cell, dict[str, FloatArray]]:
-    rows = run.table("population")
-    return {cell: _of_population(rows.iloc[at], world.n_days) for cell, at in split_by_cell(rows, world).items()}
+    rows, lists = run.table("population"), run.table("trends")
+    listed = split_by_cell(lists, world)
+    return {
+        cell: _of_population(rows.iloc[at], lists.iloc[listed.get(cell, slice(0))], world.n_days)
+        for cell, at in split_by_cell(rows, world).items()
+    }
 
 
-def _of_population(rows: pd.DataFrame, n_days: int) -> dict[str, FloatArray]:
+def _of_population(rows: pd.DataFrame, lists: pd.DataFrame, n_days: int) -> dict[str, FloatArray]:
     day = rows.set_index("day").drop(columns=["recommender", "seed"]).reindex(range(n_days)).astype(np.float64)
     by_day = day["members"] + day["churned"]  # `members` are those of the night, without who stopped that day
     by_day = by_day.where(by_day > 0)
@@ -100,6 +109,7 @@ def _of_population(rows: pd.DataFrame, n_days: int) -> dict[str, FloatArray]:
         "stopped": day["churned"].sum(),
         "talks": (day["chats"] + day["posts"]).mean(),
         "heard a day": day["heard"].mean(),
+        "kept": kept_share(lists, n_days),
     }
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
 
@@ -119,6 +129,7 @@ POPULATION = Topic(
         Metric("stopped", "Stopped for good in all", "users", 1, -1),
         Metric("talks", "Chats and posts", "a day", 1, 0),
         Metric("heard a day", "Opinions heard", "a day", 1, 0),
+        Metric("kept", "Watched most: listed the evening before, too", "share of titles", 3, 0),
     ),
 )
 

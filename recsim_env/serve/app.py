@@ -118,10 +118,11 @@ class Page:
         figures = self.site.figures()
         cell = self.site.cell_of(request)
         if figures is None or cell is None:
-            return self._html(request, "_curves.html", svg=None, rows=[], seed=0)
+            return self._html(request, "_curves.html", svg=None, rows=[], seed=0, trends=None)
         last = figures.by_day(cell[1]).groupby("recommender", sort=False).last().reset_index()
         rows = last.to_dict("records")
-        return self._html(request, "_curves.html", svg=figures.svg(cell[1]) if rows else None, rows=rows, seed=cell[1])
+        svg, trends = figures.svg(cell[1]) if rows else None, figures.trends(cell)
+        return self._html(request, "_curves.html", svg=svg, rows=rows, seed=cell[1], trends=trends)
 
     def people(self, request: Request) -> Response:
         """A page of the list of users."""

@@ -12,6 +12,7 @@ from recsim_env import plots
 from recsim_env.evaluation.beyond_accuracy import category_mass, entropy
 from recsim_env.evaluation.cells import WEEK
 from recsim_env.evaluation.tables import Cell, category_matrix
+from recsim_env.evaluation.trends import Trends, tell_trends
 from recsim_env.records import BoolArray
 from recsim_env.rundir import Run, cell_name
 
@@ -47,6 +48,7 @@ class Sums:
     user_clicks: np.ndarray[tuple[int], np.dtype[np.int64]]  # (U,)
     user_mood: np.ndarray[tuple[int], np.dtype[np.float32]]  # (U,), of the latest visit
     user_stopped: np.ndarray[tuple[int], np.dtype[np.int32]]  # (U,), day, -1 where it has not
+    trending: np.ndarray[tuple[int, int], np.dtype[np.int64]]  # (n, 2), items and how often, of the last evening's list
 
     @classmethod
     def empty(cls, n_users: int, n_days: int, n_genres: int) -> Sums:
@@ -56,6 +58,7 @@ class Sums:
             np.zeros(n_days, np.int64), np.zeros((n_days, n_genres)),
             np.full((n_days, len(POPULATION)), np.nan),
             np.zeros(n_users, np.int64), np.full(n_users, np.nan, np.float32), np.full(n_users, -1, np.int32),
+            np.zeros((0, 2), np.int64),
         )  # fmt: skip
 
 
@@ -114,6 +117,14 @@ class Figures:
         sums.genres += category_mass(shown_on, items, self._genres, self.n_days)
         society = rows("population", [*POPULATION])
         sums.society[society["day"].to_numpy(np.int64)] = society[[*POPULATION]].to_numpy(np.float64)
+        listed = rows("trends", ["rank", "item", "watched"])
+        listed = listed[listed["day"] == days - 1].sort_values("rank")
+        sums.trending = listed[["item", "watched"]].to_numpy(np.int64)
+
+    def trends(self, cell: Cell) -> Trends:
+        """What was watched most of late in a cell, on its last committed evening."""
+        sums = self.sums(cell)
+        return tell_trends(self.run, cell, sums.days - 1, sums.trending)
 
     def by_day(self, seed: int) -> pd.DataFrame:
         """What :data:`PANELS` name, for every committed day of every recommender under a seed.

@@ -10,6 +10,7 @@ from scipy import stats
 from recsim_env.evaluation.beyond_accuracy import gini
 from recsim_env.evaluation.society import CREATORS, POPULATION
 from recsim_env.evaluation.tables import read_world
+from recsim_env.evaluation.trends import last_trends
 from recsim_env.report import write_report
 from recsim_env.rundir import load_run
 from recsim_env.runner import run_scenario
@@ -86,7 +87,8 @@ def test_intervals_are_over_seeds_and_end_where_the_figure_does(made):
 
 def test_totals_of_a_population(made):
     _, table = POPULATION.tables(made, read_world(made))
-    names = [metric.name for metric in POPULATION.totals]
+    names = [metric.name for metric in POPULATION.totals if metric.name != "kept"]
+    assert "kept" not in table  # without trends
     assert table.loc["ease", names].tolist() == pytest.approx([12, 5, 2, 2, 5])
     assert table.loc["uniform", names].tolist() == pytest.approx([0, 0, 4, 0, 0])
 
@@ -158,3 +160,56 @@ def test_panels_of_what_was_never_there_are_left_out(made):
     made.tables["population"] = made.tables["population"].assign(heard=0, trace_divide=np.nan)
     days, _ = POPULATION.tables(made, read_world(made))
     assert list(POPULATION.panels_of(days)) == ["members", "came"]
+
+
+@pytest.fixture
+def listed(made):
+    """What was watched most of late, in cells of 'ease' alone; on days 0 and 2 of seed 1 nobody watched anything."""
+    made.manifest["scenario"]["population"] = {"trend_days": 2}
+    lists = {(0, 0): [0, 1, 2, 3], (0, 1): [1, 0, 9, 8], (0, 2): [8, 0], (1, 1): [5]}
+    rows = [
+        ("ease", seed, day, rank + 1, item, 10 - rank)
+        for (seed, day), items in lists.items()
+        for rank, item in enumerate(items)
+    ]
+    columns = ["recommender", "seed", "day", "rank", "item", "watched"]
+    made.tables["trends"] = pd.DataFrame(rows[::-1], columns=columns)
+    return made
+
+
+def test_how_much_of_a_list_stays_overnight(listed):
+    world = read_world(listed)
+    _, table = POPULATION.tables(listed, world)
+    assert table.loc["ease", "kept"] == pytest.approx((2 / 4 + 2 / 2) / 2)  # seed 1 has no two evenings in a row
+    assert np.isnan(table.loc["uniform", "kept"])
+    last = [(5, 0), (8, 1), (0, 2)]
+    more = pd.DataFrame(last, columns=["item", "rank"]).assign(recommender="ease", seed=1, day=2, watched=1)
+    listed.tables["trends"] = pd.concat([listed.tables["trends"], more])
+    row = POPULATION.tables(listed, world)[1].loc["ease"]
+    assert row["kept"] == pytest.approx((3 / 4 + 1 / 3) / 2)
+    assert (row["kept_low"], row["kept_high"]) == (0.0, 1.0)  # Student's t with two seeds is wider
+
+
+def test_the_last_list_is_told_under_the_first_seed(listed):
+    ease, uniform = last_trends(listed, read_world(listed))
+    names = [f"{title} ({year})" for title, year in zip(listed.items.title, listed.items.year, strict=True)]
+    assert (ease.cell, ease.day, ease.counted) == (("ease", 0), 2, 2)
+    assert ease.titles == ((names[8], 10), (names[0], 9))
+    assert (uniform.cell, uniform.titles) == (("uniform", 0), ())
+    many = pd.DataFrame({"recommender": "ease", "seed": 0, "day": 2, "rank": range(1, 31), "item": range(30)})
+    listed.tables["trends"] = many.assign(watched=7)
+    assert [title for title, _ in last_trends(listed, read_world(listed))[0].titles] == names[:10]
+
+
+def test_the_report_shows_trends_where_there_are_any(listed, village, tmp_path):
+    page = write_report([listed, village], tmp_path).read_text(encoding="utf-8")
+    words, _ = section(page, "Population")
+    assert "Watched most: listed the evening before, too share of titles 0.750 – – –" in words
+    assert words.count("Watched most of late") == 1
+    assert (
+        f"Watched most of late of {listed.path.name} Rank ease seed 0 uniform seed 0 1 Film 8 (1958) watched 10 × –"
+        in words
+    )
+    assert "2 &lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; Co (1950) watched 9 ×" in words
+    assert "evening of day 2" in words
+    assert "Watched most" not in write_report([village], tmp_path).read_text(encoding="utf-8")

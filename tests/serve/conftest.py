@@ -81,6 +81,7 @@ def social():
         {
             "name": "small", "days": 4, "slate_size": 4, "history_length": 20, "recommenders": ["popularity", "ease"],
             "users": {"count": 20, "appeal": -1.5},
-            "population": {"graph": "watts-strogatz", "degree": 4, "chat": 0.4, "post": 0.3, "sway": 1.0},
+            "population": {"graph": "watts-strogatz", "degree": 4, "chat": 0.4, "post": 0.3, "sway": 1.0,
+                           "trends": 6},
         }
     )  # fmt: skip

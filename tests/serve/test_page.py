@@ -1,5 +1,6 @@
 """The page over HTTP: what it shows while a run grows, the seat, hostile texts, requests from elsewhere."""
 
+import html
 import json
 import re
 import shutil
@@ -146,6 +147,27 @@ def test_the_curves_are_the_figures_of_the_run(finished):
     assert found["heard"].tolist() == heard.sort_values(["recommender", "day"])["heard"].tolist()
 
 
+def test_what_is_watched_most_of_late_is_the_chosen_cells(page, finished):
+    run = load_run(finished)
+    titles = run.items["title"].to_numpy()
+    for number, (name, _) in enumerate(run.cells):
+        rows = run.trends.query("recommender == @name and day == 3").sort_values("rank")
+        text = html.unescape(page.get(f"/curves?cell={number}")[1])
+        text = text[text.index("<h2>Watched most of late") :]
+        assert f"Under {name}, seed 0, on the evening of day 3: what was watched most in the last 3 days" in text
+        told = re.findall(r"<li>(.*) \(\d{4}\) <span.*>watched (\d+) ×", text)
+        assert told == [(titles[item], str(n)) for item, n in zip(rows["item"], rows["watched"], strict=True)]
+        assert len(told) == 6
+
+
+def test_no_list_is_shown_where_the_last_evening_has_none(finished, serve_run, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "trends.parquet" / "popularity-seed0-00003.parquet").unlink()
+    with serve_run(tmp_path / "run") as browser:
+        assert "Watched most" not in browser.get("/curves?cell=0")[1]
+        assert "Watched most" in browser.get("/curves?cell=1")[1]
+
+
 def test_days_that_come_later_count_once(finished, monkeypatch):
     cell, run = ("popularity", 0), load_run(finished)
     whole, wanted = run.progress(), Figures(run).sums(cell)
@@ -155,8 +177,10 @@ def test_days_that_come_later_count_once(finished, monkeypatch):
     figures = Figures(run)
     first = figures.sums(cell)
     assert first.days == 2
+    first_list = first.trending.tolist()
     assert not first.visits[:, 2:].any()
     later = figures.sums(cell)
+    assert later.trending.tolist() != first_list
     for field in fields(wanted):
         np.testing.assert_array_equal(getattr(later, field.name), getattr(wanted, field.name), field.name)
 
@@ -178,6 +202,7 @@ def test_hostile_titles_names_and_labels_stay_texts(finished, serve_run, tmp_pat
             assert "<img" not in text
             assert not re.search("[\x1b\u202e]", text)
         assert "&lt;img src=x" in browser.get("/users/3")[1]
+        assert browser.get("/curves?cell=0")[1].count("<li>&lt;img src=x") == 6
 
 
 @pytest.mark.parametrize(
