@@ -196,7 +196,7 @@ def test_language_model_users_think_comment_and_talk(social):
             for talk in day.talks:
                 talks["own" if talk.own else "heard"] += 1
                 assert f"user {user}" == talk.speaker if talk.own else f"user {user}" in talk.to
-                assert talk.text == "You must see this one."
+                assert re.fullmatch(r"You must see this one\.( \(.+: \d+\))?", talk.text)
     said = [m for m in run.messages if m["kind"] in ("chat", "post")]
     assert said == run.talks()
     assert talks == {"own": len(said), "heard": sum(len(m["to"]) for m in said)}
