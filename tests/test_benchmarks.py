@@ -52,6 +52,14 @@ def test_recommend_throughput_has_every_recommender(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_user_language_model_in_the_simulation(tmp_path):
+    text = run("user_lm", tmp_path)
+    assert "| 3 | " in text
+    assert "| `watch_bias` -1.5 |" in text
+    assert "| 0.8 | " in text
+
+
+@pytest.mark.slow
 def test_policies_trained_on_users(tmp_path):
     text = run("rl", tmp_path)
     assert "| **slate-pg** |" in text
