@@ -10,11 +10,11 @@ from recsim_env.errors import UnknownNameError
 from recsim_env.rundir import Run
 
 WORDS = (
-    "users={model: llm, count: 20, averages: true, watch_bias: -1.5}",
+    "users={model: llm, count: 20, averages: true, watch_bias: -1.5, remembered: 16, memory: {short: 32}}",
     "population={}",
     "engine={name: transformers, model: builtin}",
 )
-"""A scenario for users with a language model, the built-in one: strangers, as few as take minutes."""
+"""A scenario for users with a language model, the built-in one as it was trained: strangers, as few as take minutes."""
 FRIENDLY_WORDS = (
     *WORDS,
     "population={graph: homophilous, degree: 6, survey: 24}",
