@@ -77,6 +77,18 @@ def lived(folder: Path, model: str, *overrides: str) -> tuple[Run, float]:
     return run, time.perf_counter() - begun
 
 
+def named(run: Run) -> list[list[str]]:
+    """Which film the words of an evening name, of those that should be about one."""
+    titles = run.items["title"].astype(str)
+    counts = dict.fromkeys(("their film", "another film", "no film"), 0)
+    about = [message for message in run.messages if "item" in message]
+    for message in about:
+        others = any(title in message["text"] for title in titles if len(title) > 3)
+        own = titles.iloc[message["item"]] in message["text"]
+        counts["their film" if own else "another film" if others else "no film"] += 1
+    return [["texts about a film", *(f"name {what}" for what in counts)], [str(len(about)), *map(str, counts.values())]]
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,6 +106,8 @@ def main() -> None:
             shares.append([f"`watch_bias` {bias}", *(f"{share[name]:.0%}" for name in shares[0][1:])])
         asked = run.manifest["engine"]["users"]["asked"]
         speed = f"{seconds:.0f} s, {asked['decisions']:,} decisions, {asked['words']:,} texts"
+        society = load_scenario("society", [f"engine.model={args.model}", *small])
+        words = named(load_run(run_scenario(society, Path(folder) / "society")))
         constrain.available = lambda: False
         useless = [["temperature", "texts", "of no use"]]
         for temperature in ("0.8", "0.5"):
@@ -116,6 +130,12 @@ def main() -> None:
         "## How much is watched",
         "",
         *markdown_table(shares),
+        "",
+        "## Words about films",
+        "",
+        "In the evenings of `society`, whose users speak of the film on which their opinion of the day is strongest.",
+        "",
+        *markdown_table(words),
         "",
         "## Words without a grammar",
         "",
