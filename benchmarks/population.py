@@ -47,8 +47,8 @@ SETTINGS = {
     "graph": "watts-strogatz", "degree": 10, "members": 0.8, "word_of_mouth": 0.01, "chat": 0.3, "post": 0.1,
     "sway": 0.5, "conformity": 0.1, "drift": 0.05,
 }  # fmt: skip
-MESA = ("__init__", "morning", "evening", "write_friends", "close")
-TALK = ("exchange", "sway", "conform", "live")
+MESA = ("__init__", "morning", "evening", "write_start", "close")
+TALK = ("exchange", "hear", "sway", "conform", "live")
 
 
 def timed(owner: Any, name: str, label: str, spent: dict[str, float]) -> None:
@@ -71,7 +71,7 @@ def measure(users: int, days: int) -> dict[str, Any]:
     for name in MESA:
         timed(Population, name, "population", spent)
     for name in TALK:
-        timed(Influence, name, "exchange" if name == "exchange" else "page", spent)
+        timed(Influence, name, "exchange" if name in ("exchange", "hear") else "page", spent)
     timed(build, "make_graph", "graph", spent)
     population = {**SETTINGS, "arrivals": users / 200}
     scenario = load_scenario(

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="hardly any users: for tests")
     parser.add_argument("--results", type=Path, default=_report.RESULTS, help="folder of the result")
     args = parser.parse_args()
-    small = ["users.count=4", "days=1"] if args.quick else []
+    small = ["users.count=8", "days=1"] if args.quick else []
     shares = [["watched of what was shown", "uniform", "popularity", "item-knn"]]
     with tempfile.TemporaryDirectory() as folder:
         for bias in ("0", "-1.5"):
