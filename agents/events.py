@@ -56,7 +56,7 @@ def past_events(
         end = int(history.offsets[row + 1])
         for e in range(max(int(history.offsets[row]), end - length), end):
             title, mark = cards.titles([int(history.items[e])]), float(history.ratings[e])
-            texts.append(f"You watched {title}{'' if np.isnan(mark) else f', mark {mark:g} of {scale.high:g}'}")
+            texts.append(f"You watched {title}{'' if np.isnan(mark) else f', mark {cards.mark(mark)}'}")
             weight.append(mark_weight(mark, scale.low, scale.high))
             who.append(row)
     return np.array(who, np.int64), texts, np.array(weight, np.float32)

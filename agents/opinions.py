@@ -125,6 +125,8 @@ class OpinionStore(_Arrays):
 
     def remark(self, row: int, item: int) -> str:
         """What comes to a user's mind at an item of which others have spoken, as a line of a prompt; or nothing."""
+        if not len(self):  # asked for every item of every question
+            return ""
         hit, place = self.heard(np.array([row]), np.array([item]))
         if not len(hit):
             return ""

@@ -152,7 +152,7 @@ def enjoy(
             expected[i, k] = float(mark[1:] @ levels) / given
             if rates[i, k] < given:
                 rating[i, k] = levels[pick(mark[1:] / given, joy)]
-                marks[i, k] = f"{rating[i, k]:g} of {scale.high:g}"
+                marks[i, k] = scene.cards.mark(rating[i, k])
         liked[i, k] = joy > 1.0 - found[i, "like", item][1]
         shared[i, k] = liked[i, k] and joy > 1.0 - found[i, "share", item][1]
         comment[i, k] = comments and talks[i, k] < found[i, "comment", item][1]

@@ -137,6 +137,10 @@ class Cards:
         """Several titles in one fence."""
         return self.quoter.fence("; ".join(self.title(int(item)) for item in items))
 
+    def mark(self, stars: float) -> str:
+        """A mark on the catalogue's scale, such as "4 of 5"."""
+        return f"{stars:g} of {self.catalog.scale.high:g}"
+
     def card(self, item: int) -> str:
         """One line, fenced."""
         if item not in self._cards:

@@ -89,7 +89,7 @@ class Social:
         stars = self.topics.stars[rows].tolist()
         self.topics.clear(rows)
         for i, kind in speakers:
-            about = {"film": self.cards.titles([topic[i]]), "mark": self._mark(stars[i])} if topic[i] >= 0 else {}
+            about = {"film": self.cards.titles([topic[i]]), "mark": self.cards.mark(stars[i])} if topic[i] >= 0 else {}
             question = self.prompts[f"social.{kind}_about" if about else f"social.{kind}"]
             body = question.render(friend=self.names[friend[i]], **about)
             key = self._key(who[i], day, kind)
@@ -107,7 +107,7 @@ class Social:
         for words in said:
             text = self.cards.quoter.quote(words.text, WORDS_LENGTH)
             film = f" about {self.cards.titles([words.item])}" if words.item >= 0 else ""
-            mark = f", mark {self._mark(words.stars)}" if film else ""
+            mark = f", mark {self.cards.mark(words.stars)}" if film else ""
             yield words.user, f"You told {'a friend' if words.kind == 'chat' else 'everybody'}{film}: {text}"
             for receiver in words.to if hears else ():
                 yield receiver, f"{self.names[words.user]} told you{film}{mark}: {text}"
@@ -119,9 +119,6 @@ class Social:
         user, to, item = np.array(told, np.int64).reshape(-1, 3).T
         stars = np.array([words.stars for words in about], np.float32)
         return Opinions(user, to, item, stars, valence_of(stars, self.mean, self.cards.catalog.scale))
-
-    def _mark(self, stars: float) -> str:
-        return f"{stars:g} of {self.cards.catalog.scale.high:g}"
 
     def _messages(self, head: str, body: str) -> tuple[Mapping[str, str], ...]:
         return messages(self.prompts.rules, f"{head}\n\n{body}")

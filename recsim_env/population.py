@@ -159,8 +159,9 @@ class Population(mesa.Model):  # type: ignore[misc]
             self.posts = sum(words.kind == "post" for words in said)
             self.chats, self.heard = len(said) - self.posts, sum(len(words.to) for words in said)
         else:
-            self.posts = int((told.to < 0).sum())
-            self.chats, self.heard = len(told.user) - self.posts, len(told.heard_by(self.friends)[0])
+            public = told.user[told.to < 0]
+            self.posts, self.chats = len(public), len(told.user) - len(public)
+            self.heard = self.chats + (0 if self.friends is None else int(self.friends.degree[public].sum()))
         answers = self._hear(said, told)
         self._leave(np.flatnonzero(self.member & self.calendar.churned))
         self._praising[:] = False

@@ -158,7 +158,7 @@ def overhear(
     given = np.where(np.isnan(history.ratings), model.norms.mean[0], history.ratings)
     own_mean = np.bincount(owner, given - model.norms.mean[0], len(history.lengths)) / (history.lengths + 2.0)
     luck = draws.keys("overheard", cases.users)
-    lanes = cases.items.astype(np.int64)[:, None] * 16 + np.arange(10)
+    lanes = cases.items.astype(np.int64)[:, None] * 16 + np.arange(6)
     u = Draws.uniforms(luck, lanes)
     normal = ndtri(np.clip(u[:, 2:6], 1e-6, 1 - 1e-6))
     drawn = model.norms.item_mean[cases.items] + own_mean[cases.users] + tenth * (spread * normal[:, 3] - gap)
