@@ -13,13 +13,14 @@ the model; embeddings are made for all users in one call; time is the simulated 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from recsim_env.agents.arrays import StateArrays
 from recsim_env.interfaces import Config, Embedder
 from recsim_env.records import FloatArray, IntArray
 
@@ -44,7 +45,7 @@ class MemoryConfig(Config):
     """Cosine from which two events are the same one met again."""
 
 
-class Memory:
+class Memory(StateArrays):
     """Memory of U users, as arrays over M = short + long places.
 
     Args:
@@ -210,12 +211,3 @@ class Memory:
         """Long-term memories of one user, in no particular order."""
         s = self.config.short
         return [text for text, kept in zip(self.text[row, s:], self.strength[row, s:] > 0, strict=True) if kept]
-
-    def state(self) -> dict[str, Any]:
-        """Copies of the arrays by name."""
-        return {name: getattr(self, name).copy() for name in self.ARRAYS}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes what :meth:`state` gave."""
-        for name in self.ARRAYS:
-            getattr(self, name)[:] = state[name]

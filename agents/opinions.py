@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 import numpy as np
 
+from recsim_env.agents.arrays import StateArrays
 from recsim_env.records import FloatArray, IntArray, RatingScale
 
 
@@ -16,22 +14,7 @@ def valence_of(stars: FloatArray, mean: float, scale: RatingScale) -> FloatArray
     return np.clip((stars - mean) / np.maximum(reach, 1e-6), -1.0, 1.0).astype(np.float32)
 
 
-class _Arrays:
-    """Arrays that a state is made of."""
-
-    ARRAYS: ClassVar[tuple[str, ...]]
-
-    def state(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Copies of the arrays by name."""
-        return {name: getattr(self, name).copy() for name in self.ARRAYS}
-
-    def load_state(self, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        """Takes what :meth:`state` gave."""
-        for name in self.ARRAYS:
-            setattr(self, name, state[name].copy())
-
-
-class Topics(_Arrays):
+class Topics(StateArrays):
     """What each of U users would speak of tonight: the item on which its opinion of today is strongest.
 
     Args:
@@ -67,7 +50,7 @@ class Topics(_Arrays):
         self.item[rows] = -1
 
 
-class OpinionStore(_Arrays):
+class OpinionStore(StateArrays):
     """Sums of the opinions that U users have heard of I items; only pairs of which something was heard take space.
 
     Args:
